@@ -1,0 +1,467 @@
+//! Looking at a table, with or without a session, and the operator's force-release.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{ForceReleaseError, InspectError, OpenError};
+use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, escape_bytes};
+use crate::layout;
+use crate::mapping::{Access, TableFile};
+use crate::os::byte_lock;
+use crate::os::clock;
+use crate::os::fork::Gate;
+use crate::place::{Place, Whereabouts};
+use crate::protocol::names::NamingWords;
+use crate::protocol::slot::{Slot, SlotView};
+use crate::protocol::wait;
+use crate::protocol::word::{Identity, Owner, Vacancy};
+use crate::session::new_gate;
+use crate::table::Reclaim;
+use crate::view::{Futex, View, previous_of, since};
+
+/// What a slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SlotState {
+    /// Nobody has it.
+    Free,
+    /// Somebody has it.
+    Held,
+    /// Free, and the last holder did not release it: the next one will be told.
+    Abandoned,
+    /// Its owner word is one that no rule can have produced.
+    Corrupt,
+}
+
+impl SlotState {
+    /// The word that `--json` prints.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Held => "held",
+            Self::Abandoned => "abandoned",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+impl std::fmt::Display for SlotState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A slot, as of one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SlotInfo {
+    /// Its name, escaped where the file holds what a terminal should not see.
+    pub name: String,
+    /// What it is doing.
+    pub state: SlotState,
+    /// The token of the current grant, or else of the latest; 0 if there was none.
+    pub token: FencingToken,
+    /// How many threads wait for it, as their sessions show.
+    pub waiters: u32,
+    /// Who holds it.
+    pub holder: Option<Holder>,
+    /// How the latest grant ended, when nobody holds it.
+    pub previous: Previous,
+    /// The note of the current grant.
+    pub note: Option<String>,
+}
+
+/// A session: a process attached to the table, or one that died attached.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// Its index in the table.
+    pub session: u32,
+    /// Its process id, in its own PID namespace.
+    pub pid: u32,
+    /// Its command name.
+    pub command: CommandName,
+    /// What is known of it.
+    pub liveness: Liveness,
+    /// How long ago its last heartbeat was; for showing only.
+    pub heartbeat_age: Duration,
+    /// How long ago it attached.
+    pub attached_for: Duration,
+    /// Whether its PID means the same here as there.
+    pub same_pid_namespace: bool,
+    /// How many slots it holds.
+    pub held: u32,
+}
+
+/// The table itself.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TableInfo {
+    /// Its path, absolute.
+    pub path: PathBuf,
+    /// Its reclaim policy.
+    pub reclaim: Reclaim,
+    /// How many names it can have.
+    pub slots: u32,
+    /// How many sessions it can have.
+    pub sessions: u32,
+    /// The size of its file, in bytes.
+    pub bytes: u64,
+    /// What tells it from every other table: 32 hexadecimal digits.
+    pub id: String,
+    /// Its file format.
+    pub format: String,
+    /// How many names it has.
+    pub names: u32,
+    /// Whether it was used under this boot of the machine; if not, opening it resets it.
+    pub current_boot: bool,
+    /// Whether the file at the path still is the one that was opened.
+    pub in_place: bool,
+    /// New names start above this token.
+    pub token_floor: FencingToken,
+    /// Who is creating a name right now, or stopped or died doing so.
+    pub naming: Option<Holder>,
+}
+
+/// A whole table. Each slot is as of one moment; they are not all of the same one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The table itself.
+    pub table: TableInfo,
+    /// The slots that have names, in the order of their names.
+    pub slots: Vec<SlotInfo>,
+    /// The sessions, in the order of their indices.
+    pub sessions: Vec<SessionInfo>,
+}
+
+impl Snapshot {
+    /// The slot of that name.
+    #[must_use]
+    pub fn slot(&self, name: &str) -> Option<&SlotInfo> {
+        let escaped = escape_bytes(name.as_bytes());
+        self.slots.iter().find(|slot| slot.name == escaped)
+    }
+}
+
+/// What a force-release did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Forced {
+    /// The lock was taken from this holder.
+    From(Holder),
+    /// It was free already, with news of a holder that did not release: the next owner
+    /// is not told any more.
+    Acknowledged(Previous),
+    /// Its damaged owner word was replaced.
+    Repaired,
+}
+
+/// A table mapped for reading, without a session: for looking on, even at a full one.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("app.table");
+/// # let table = caslock::LockTable::open(&path)?;
+/// # let lock = table.lock("nightly-report")?;
+/// # let _guard = lock.acquire()?;
+/// let inspector = caslock::Inspector::open(&path)?;
+/// for slot in inspector.snapshot()?.slots {
+///     println!("{} is {}", slot.name, slot.state);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Inspector {
+    view: View,
+    gate: Arc<Gate>,
+}
+
+impl std::fmt::Debug for Inspector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inspector")
+            .field("path", &self.view.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inspector {
+    /// Opens the table at `path` for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the same rules hold as for using the table.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_for(path.as_ref(), Access::ReadOnly)
+    }
+
+    fn open_for(path: &Path, access: Access) -> Result<Self, OpenError> {
+        let file = TableFile::open(path, access)?;
+        let gate = new_gate(file.path())?;
+        let view = View::new(&file, &gate)?;
+        Ok(Self { view, gate })
+    }
+
+    /// A snapshot of slots, holders, waiters and sessions.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError::Forked`] in a forked child.
+    pub fn snapshot(&self) -> Result<Snapshot, InspectError> {
+        self.not_forked()?;
+        Ok(snapshot(&self.view))
+    }
+
+    /// One slot, without reading the others; `None` if the table has no such name.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError::Forked`] in a forked child.
+    pub fn slot(&self, name: impl AsRef<str>) -> Result<Option<SlotInfo>, InspectError> {
+        self.not_forked()?;
+        let Some(key) = self.view.key(name.as_ref().as_bytes()) else {
+            return Ok(None);
+        };
+        let found = self.view.names().find(&key);
+        Ok(found.and_then(|found| {
+            slot_info(
+                &self.view,
+                found.slot,
+                count_waiters(&self.view, found.slot),
+            )
+        }))
+    }
+
+    /// Takes the grant `token` of `name` from its holder; see
+    /// [`LockTable::force_release`](crate::LockTable::force_release). Maps the table for
+    /// writing for this one call, and takes no session.
+    ///
+    /// # Errors
+    ///
+    /// [`ForceReleaseError`]; nothing was changed then.
+    pub fn force_release(
+        &self,
+        name: impl AsRef<str>,
+        token: impl Into<FencingToken>,
+    ) -> Result<Forced, ForceReleaseError> {
+        self.not_forked()
+            .map_err(|InspectError::Forked(forked)| forked)?;
+        let writer = Self::open_for(&self.view.path, Access::ReadWrite)?;
+        force_release(&writer.view, name.as_ref(), token.into())
+    }
+
+    fn not_forked(&self) -> Result<(), InspectError> {
+        if self.gate.is_wiped() {
+            return Err(crate::error::Forked {
+                path: self.view.path.clone(),
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn snapshot(view: &View) -> Snapshot {
+    let mut waiters = vec![0_u32; view.mapping.slots().len()];
+    let mut held = vec![0_u32; view.mapping.sessions().len()];
+    for (slot, count) in all_waits(view) {
+        if let Some(total) = waiters.get_mut(slot as usize) {
+            *total = total.saturating_add(count);
+        }
+    }
+    let mut slots = Vec::new();
+    for (index, words) in (0_u32..).zip(view.mapping.slots()) {
+        if let Owner::Held(holder) = words.owner().owner()
+            && let Some(count) = held.get_mut(holder.session() as usize)
+        {
+            *count += 1;
+        }
+        slots.extend(slot_info(view, index, waiters[index as usize]));
+    }
+    slots.sort_by(|a, b| a.name.cmp(&b.name));
+    Snapshot {
+        table: table_info(view),
+        slots,
+        sessions: session_infos(view, &held),
+    }
+}
+
+/// The slots that living sessions wait for.
+fn all_waits(view: &View) -> impl Iterator<Item = (u32, u32)> {
+    (0_u32..)
+        .zip(view.mapping.sessions())
+        .filter(|(_, record)| record.is_active() && record.waiting().next().is_some())
+        .filter(|&(index, _)| view.probe.is_locked(byte_lock::session_byte(index)) == Some(true))
+        .flat_map(|(_, record)| record.waiting())
+}
+
+fn count_waiters(view: &View, slot: u32) -> u32 {
+    all_waits(view)
+        .filter(|&(waited, _)| waited == slot)
+        .fold(0, |sum, (_, count)| sum.saturating_add(count))
+}
+
+/// A slot's state; `None` for a slot that has no name, or is just getting one.
+fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
+    if index == NamingWords::SLOT {
+        return None;
+    }
+    let words = view.slot(index);
+    let record = view.name_record(index);
+    // Read the name and the word under one count of renames, so that they belong together.
+    let (key, now) = (0..64).find_map(|_| {
+        let renames = words.renames();
+        let key = record.read();
+        let now = view_or_word(words);
+        (renames & 1 == 0 && words.renames() == renames).then_some((key, now))
+    })?;
+    let name = escape_bytes(&key?.to_bytes());
+    let (state, holder) = match now.word.owner() {
+        Owner::Held(who) if view.knows(who) => (SlotState::Held, Some(view.holder(who, &now))),
+        Owner::Held(_) | Owner::Corrupt => (SlotState::Corrupt, None),
+        Owner::Renaming(_) => return None,
+        Owner::Vacant(vacancy) if vacancy.is_abandoned() => (SlotState::Abandoned, None),
+        Owner::Vacant(_) => (SlotState::Free, None),
+    };
+    let note = holder
+        .and_then(|_| record.read_note(now.token))
+        .map(|note| escape_bytes(&note.to_bytes()));
+    Some(SlotInfo {
+        name,
+        state,
+        // A name that was never granted has the generation that its creation left.
+        token: match now.word.owner() {
+            Owner::Vacant(Vacancy::Fresh) => FencingToken(0),
+            _ => FencingToken(now.token),
+        },
+        waiters,
+        holder,
+        previous: previous_of(now.word.owner(), now.token),
+        note,
+    })
+}
+
+/// The slot as of one moment, or, of one that changes all the time, nearly so.
+fn view_or_word(slot: &Slot) -> SlotView {
+    slot.view().unwrap_or_else(|| SlotView {
+        word: slot.owner(),
+        token: 0,
+        since_ms: 0,
+    })
+}
+
+fn table_info(view: &View) -> TableInfo {
+    let header = view.mapping.header();
+    let naming = view_or_word(view.slot(NamingWords::SLOT));
+    let in_place = Place::of(&view.path, view.probe.id()).map(|place| place.check(&view.probe));
+    TableInfo {
+        path: view.path.clone(),
+        reclaim: view.geometry.reclaim(),
+        slots: view.geometry.slots,
+        sessions: view.geometry.sessions,
+        bytes: view.geometry.file_len(),
+        id: header
+            .table_id()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        format: layout::describe_format(),
+        names: u32::try_from(view.names().count()).unwrap_or(u32::MAX),
+        current_boot: clock::boot_id().is_ok_and(|boot| boot == header.boot_id()),
+        in_place: !matches!(in_place, Ok(Whereabouts::Gone) | Err(_)),
+        token_floor: FencingToken(view.mapping.naming().floor()),
+        naming: match naming.word.owner() {
+            Owner::Held(who) if view.knows(who) => Some(view.holder(who, &naming)),
+            _ => None,
+        },
+    }
+}
+
+fn session_infos(view: &View, held: &[u32]) -> Vec<SessionInfo> {
+    (0_u32..)
+        .zip(view.mapping.sessions())
+        .filter_map(|(session, record)| {
+            let now = record.view().filter(|now| now.active)?;
+            let who = now.credentials;
+            let (liveness, heartbeat_age) = view.liveness(Identity::new(who.pid, session));
+            Some(SessionInfo {
+                session,
+                pid: who.pid,
+                command: CommandName::from_words(who.command),
+                liveness,
+                heartbeat_age,
+                attached_for: since(who.now_ms),
+                same_pid_namespace: view.pid_namespace == Some(who.pid_namespace),
+                held: held.get(session as usize).copied().unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+/// Takes the grant `asked` from its holder by one CAS from the word that carries it.
+pub(crate) fn force_release(
+    view: &View,
+    name: &str,
+    asked: FencingToken,
+) -> Result<Forced, ForceReleaseError> {
+    let escaped = || escape_bytes(name.as_bytes());
+    let no_such_lock = || ForceReleaseError::NoSuchLock { name: escaped() };
+    let key = view.key(name.as_bytes()).ok_or_else(no_such_lock)?;
+    loop {
+        let found = view.names().find(&key).ok_or_else(no_such_lock)?;
+        let slot = view.slot(found.slot);
+        let Some(now) = slot.view() else { continue };
+        if slot.renames() != found.renames {
+            continue;
+        }
+        if now.word.owner() == Owner::Vacant(Vacancy::Fresh) {
+            return Err(ForceReleaseError::NotHeld {
+                name: escaped(),
+                token: asked,
+            });
+        }
+        if now.token != asked.0 {
+            let current = FencingToken(now.token);
+            return Err(ForceReleaseError::TokenMismatch {
+                name: escaped(),
+                asked,
+                current,
+            });
+        }
+        let (vacancy, forced) = match now.word.owner() {
+            Owner::Held(who) if view.knows(who) => (
+                Vacancy::Forced(who.pid()),
+                Forced::From(view.holder(who, &now)),
+            ),
+            Owner::Held(_) | Owner::Corrupt => (Vacancy::Released, Forced::Repaired),
+            Owner::Vacant(vacancy) if vacancy.is_abandoned() => (
+                Vacancy::Released,
+                Forced::Acknowledged(previous_of(now.word.owner(), now.token)),
+            ),
+            Owner::Vacant(_) => {
+                return Err(ForceReleaseError::NotHeld {
+                    name: escaped(),
+                    token: asked,
+                });
+            }
+            // Found by its name, and yet being renamed: only for a moment, unless the
+            // word was scribbled. The naming lock's holder says which.
+            Owner::Renaming(_) if is_naming(view) => continue,
+            Owner::Renaming(_) => (Vacancy::Released, Forced::Repaired),
+        };
+        // Changed in between: a waiter announced itself, or the grant has ended. Look again.
+        if !wait::vacate(slot, now.word, vacancy, &Futex) {
+            continue;
+        }
+        if let Forced::From(holder) = &forced {
+            tracing::warn!(name, pid = holder.pid, token = %asked, "force-released");
+            view.notify(holder.session);
+        }
+        return Ok(forced);
+    }
+}
+
+fn is_naming(view: &View) -> bool {
+    matches!(view.slot(NamingWords::SLOT).owner().owner(), Owner::Held(_))
+}

@@ -1,0 +1,319 @@
+//! Byte locks: who holds a byte of the table file is alive, by the kernel's word.
+//!
+//! They are open-file-description locks (`F_OFD_SETLK`, see `fcntl_locking(2)`): owned by
+//! the open file description, so by the mapping that keeps it alive, and not dropped by
+//! some stray `close` of the same file as POSIX record locks are. They read the same from
+//! every PID namespace. The bytes lie far beyond the file's data: locking is by number,
+//! nothing needs to be there.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use parking_lot::RwLock;
+use rustix::fs::OFlags;
+
+use super::descriptor::{FileId, Kept, Status, reopen};
+
+/// Where the locked bytes begin: half way to the largest offset there is.
+const FIRST_BYTE: u64 = 1 << 62;
+
+/// The byte whose holder is resetting a table of another boot.
+pub(crate) const RESET_BYTE: u64 = FIRST_BYTE;
+
+/// Sessions' bytes begin here; the bytes between are left for other purposes.
+const FIRST_SESSION_BYTE: u64 = FIRST_BYTE + 4096;
+
+/// The byte whose holder owns the session record of this index.
+#[must_use]
+pub(crate) const fn session_byte(index: u32) -> u64 {
+    FIRST_SESSION_BYTE + index as u64
+}
+
+/// Locks the byte for the open file description, without waiting: `false` if another
+/// description holds it. Locking it twice through one description is no conflict.
+///
+/// # Errors
+///
+/// When the kernel refuses for another reason; nothing is locked then.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    match fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, byte, 1))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unlocks the byte, if this open file description holds it.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, byte, 1)))?;
+    Ok(())
+}
+
+/// Whether any other open file description than this holds any of `len` bytes from
+/// `first` on. Reading is access enough to ask.
+///
+/// # Errors
+///
+/// When the kernel refuses; nothing may be concluded then.
+pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<bool> {
+    // A length of 0 would mean "to the end" to the kernel.
+    if len == 0 {
+        return Ok(false);
+    }
+    let mut lock = range(libc::F_WRLCK, first, len);
+    fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+fn range(kind: libc::c_int, first: u64, len: u64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: first.cast_signed(),
+        l_len: len.cast_signed(),
+        // Not a POSIX lock: the kernel insists.
+        l_pid: 0,
+    }
+}
+
+/// Asks whether bytes are locked, through an open file description that locks none.
+///
+/// A description does not see its own locks, so a session asks about itself and others
+/// through this second one. It stays open for long, so every answer is checked to be
+/// about the right file ([`Kept`]); what cannot be checked is no answer.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    path: PathBuf,
+    id: FileId,
+    bytes: u64,
+    kept: RwLock<Kept>,
+}
+
+impl Probe {
+    /// Probes with this descriptor, whose open file description must hold no lock; `path`
+    /// is where to look for the file again if the descriptor is closed by a stranger.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptor cannot be asked what it is of.
+    pub(crate) fn new(fd: OwnedFd, path: &Path) -> io::Result<Self> {
+        let bytes = Status::of(&fd)?.bytes;
+        let kept = Kept::new(fd)?;
+        Ok(Self {
+            path: path.to_owned(),
+            id: kept.id(),
+            bytes,
+            kept: RwLock::new(kept),
+        })
+    }
+
+    /// The file that is probed.
+    pub(crate) const fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// The file's size when the probe was made.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether any open file description but the probe's own holds the byte; `None` if
+    /// that could not be asked.
+    pub(crate) fn is_locked(&self, byte: u64) -> Option<bool> {
+        self.any_locked(byte, 1)
+    }
+
+    /// Whether any of `len` bytes from `first` on is held; `None` if it could not be asked.
+    pub(crate) fn any_locked(&self, first: u64, len: u64) -> Option<bool> {
+        self.ask(|kept| kept.ask(|fd| any_locked(fd, first, len).ok()))
+    }
+
+    /// What `fstat` tells of the probed file, its name or names aside.
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.ask(Kept::status)
+    }
+
+    /// Asks, and if there was no answer opens the file once more and asks again.
+    fn ask<T>(&self, question: impl Fn(&Kept) -> Option<T>) -> Option<T> {
+        if let Some(answer) = question(&self.kept.read()) {
+            return Some(answer);
+        }
+        let mut kept = self.kept.write();
+        if kept.status().is_none() {
+            // Reading is enough to ask about locks.
+            let fd = reopen(&self.path, self.id, OFlags::RDONLY).ok()?;
+            *kept = Kept::new(fd).ok()?;
+        }
+        question(&kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::fork::hold_forks;
+    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::sync::Ordering;
+    use std::fs::{File, OpenOptions};
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+    use std::thread;
+    use std::time::Duration;
+
+    const BYTE: u64 = session_byte(7);
+
+    struct Table {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    impl Table {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t");
+            File::create_new(&path).unwrap();
+            Self { _dir: dir, path }
+        }
+
+        fn open(&self) -> File {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&self.path)
+                .unwrap()
+        }
+
+        fn probe(&self) -> Probe {
+            Probe::new(self.open().into(), &self.path).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_byte_has_one_holder_at_a_time() {
+        let table = Table::new();
+        let (one, two) = (table.open(), table.open());
+        assert!(try_lock(one.as_fd(), BYTE).unwrap());
+        assert!(try_lock(one.as_fd(), BYTE).unwrap());
+        assert!(!try_lock(two.as_fd(), BYTE).unwrap());
+        assert!(try_lock(two.as_fd(), session_byte(8)).unwrap());
+        unlock(one.as_fd(), BYTE).unwrap();
+        assert!(try_lock(two.as_fd(), BYTE).unwrap());
+    }
+
+    #[test]
+    fn a_probe_sees_each_byte_by_itself_and_ranges() {
+        // A child forked by a test beside this one would inherit the holder's description.
+        let _hold = hold_forks();
+        let table = Table::new();
+        let (holder, probe) = (table.open(), table.probe());
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        assert_eq!(probe.is_locked(BYTE), Some(true));
+        assert_eq!(probe.is_locked(BYTE - 1), Some(false));
+        assert_eq!(probe.is_locked(BYTE + 1), Some(false));
+        assert_eq!(probe.is_locked(RESET_BYTE), Some(false));
+        assert_eq!(probe.any_locked(session_byte(0), 4088), Some(true));
+        assert_eq!(probe.any_locked(session_byte(0), 7), Some(false));
+        assert_eq!(probe.any_locked(session_byte(0), 0), Some(false));
+        drop(holder);
+        assert_eq!(probe.is_locked(BYTE), Some(false));
+    }
+
+    #[test]
+    fn a_killed_process_holds_its_byte_no_longer() {
+        let _watchdog = Watchdog::start();
+        let (table, page) = (Table::new(), SharedPage::new());
+        let probe = table.probe();
+        let child = Child::fork(|| {
+            let file = table.open();
+            assert!(try_lock(file.as_fd(), BYTE).unwrap());
+            page.word(0).store(1, Ordering::Release);
+            thread::sleep(Duration::from_secs(1000));
+        });
+        while page.word(0).load(Ordering::Acquire) == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(probe.is_locked(BYTE), Some(true));
+        child.kill_and_reap();
+        assert_eq!(probe.is_locked(BYTE), Some(false));
+    }
+
+    /// Another file under the probe's number has none of the locks: believing it would
+    /// call every session dead.
+    #[test]
+    fn a_probe_whose_number_went_to_another_file_opens_its_own_again() {
+        let table = Table::new();
+        let (holder, probe) = (table.open(), table.probe());
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        let number = probe_number(&table, &probe);
+        let stranger = tempfile::tempfile().unwrap();
+        replace(number, &stranger);
+        assert_eq!(probe.is_locked(BYTE), Some(true));
+        drop(probe);
+        assert_eq!(file_at(number), Status::of(&stranger).unwrap().id);
+        close(number);
+    }
+
+    #[test]
+    fn a_probe_that_can_find_its_file_no_more_gives_no_answer() {
+        let table = Table::new();
+        let (holder, probe) = (table.open(), table.probe());
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        let number = probe_number(&table, &probe);
+        std::fs::remove_file(&table.path).unwrap();
+        assert_eq!(probe.is_locked(BYTE), Some(true));
+        assert_eq!(probe.status().unwrap().links, 0);
+        replace(number, &tempfile::tempfile().unwrap());
+        File::create_new(&table.path).unwrap();
+        assert_eq!(probe.is_locked(BYTE), None);
+        assert!(probe.status().is_none());
+        drop(probe);
+        close(number);
+    }
+
+    /// Swaps the probe's descriptor for one whose number the test knows.
+    fn probe_number(table: &Table, probe: &Probe) -> i32 {
+        let fd = OwnedFd::from(table.open());
+        let number = fd.as_raw_fd();
+        *probe.kept.write() = Kept::new(fd).unwrap();
+        number
+    }
+
+    fn replace(number: i32, file: &File) {
+        // SAFETY:
+        // - dup2 closes and replaces a number that only this test knows.
+        assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
+    }
+
+    fn file_at(number: i32) -> FileId {
+        // SAFETY:
+        // - the number is open: the test put a file there.
+        Status::of(unsafe { BorrowedFd::borrow_raw(number) })
+            .unwrap()
+            .id
+    }
+
+    fn close(number: i32) {
+        use std::os::fd::FromRawFd;
+        // SAFETY:
+        // - the copy that `replace` made is nobody else's.
+        drop(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+
+    #[test]
+    fn a_dropped_probe_leaves_the_locks_of_others_alone() {
+        let _hold = hold_forks();
+        let table = Table::new();
+        let holder = table.open();
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        drop(table.probe());
+        assert_eq!(table.probe().is_locked(BYTE), Some(true));
+        close(holder.into_raw_fd());
+        assert_eq!(table.probe().is_locked(BYTE), Some(false));
+    }
+}

@@ -1,0 +1,318 @@
+//! The certificate: a shared word that the kernel itself marks when a thread is gone.
+//!
+//! Each thread may give the kernel a list of robust futexes (`set_robust_list(2)`, see
+//! `exit_robust_list` in Linux's `kernel/futex/core.c`). However the thread ends, by exit,
+//! SIGKILL or exec, the kernel walks that list before it tears the address space down:
+//! where a word holds the thread's id it puts `FUTEX_OWNER_DIED`, and wakes one sleeper
+//! if `FUTEX_WAITERS` is set.
+//!
+//! The list here has one entry, in private memory: the kernel finds the word at a fixed
+//! distance from the entry, and that distance can reach the shared page. So nothing in
+//! the table holds a pointer.
+//!
+//! A mark is a reason to look, never a proof: other threads of the process may still run.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem;
+use std::ptr;
+
+use super::{futex, process};
+use crate::sync::{AtomicU32, Ordering};
+
+const WAITERS: u32 = libc::FUTEX_WAITERS;
+const OWNER_DIED: u32 = libc::FUTEX_OWNER_DIED;
+const TID_MASK: u32 = libc::FUTEX_TID_MASK;
+
+/// The kernel has marked the word: the keeper thread is gone.
+#[must_use]
+pub(crate) const fn is_marked(value: u32) -> bool {
+    value & OWNER_DIED != 0
+}
+
+/// The word is on a living thread's list, as far as anybody has been told.
+#[must_use]
+pub(crate) const fn is_intact(value: u32) -> bool {
+    value & TID_MASK != 0 && !is_marked(value)
+}
+
+/// Linux's `struct robust_list`: a link in a ring.
+#[repr(C)]
+struct Link {
+    next: *const Link,
+}
+
+/// Linux's `struct robust_list_head`.
+#[repr(C)]
+struct Head {
+    ring: Link,
+    futex_offset: isize,
+    list_op_pending: *const Link,
+}
+
+const _: () = assert!(mem::size_of::<Head>() == 3 * mem::size_of::<usize>());
+
+/// The head and its only entry: the kernel reads both when the thread ends, so they stay
+/// where they are until the list is given back.
+#[repr(C)]
+struct Ring {
+    head: Head,
+    entry: Link,
+}
+
+/// The calling thread's claim on a certificate word, withdrawn when dropped.
+///
+/// It cannot leave its thread: the kernel's list is the thread's. While it stands, a
+/// robust `pthread_mutex_t` that this thread takes is not on the kernel's list.
+#[derive(Debug)]
+pub(crate) struct Certificate<'a> {
+    word: &'a AtomicU32,
+    ring: *mut Ring,
+    /// The C library's own list, which this one stands in for.
+    replaced: *const Head,
+    tid: u32,
+    /// Neither `Send` nor `Sync`, like the pointers; said aloud because it matters.
+    _thread_bound: PhantomData<*const ()>,
+}
+
+impl<'a> Certificate<'a> {
+    /// Puts the word on the calling thread's list: from now on the kernel marks it at
+    /// this thread's end.
+    ///
+    /// # Errors
+    ///
+    /// When the system call is filtered. The word is then as it was, and a session can
+    /// do without: its waiters find its death at their next poll.
+    pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
+        let replaced = current_list();
+        let ring = Box::into_raw(Box::new(Ring {
+            head: Head {
+                ring: Link { next: ptr::null() },
+                futex_offset: 0,
+                list_op_pending: ptr::null(),
+            },
+            entry: Link { next: ptr::null() },
+        }));
+        // SAFETY:
+        // - `ring` came from a box just now, and nobody else knows it yet.
+        unsafe {
+            let entry = &raw const (*ring).entry;
+            (*ring).entry.next = (&raw const (*ring).head).cast();
+            (*ring).head.ring.next = entry;
+            (*ring).head.futex_offset = ptr::from_ref(word)
+                .addr()
+                .wrapping_sub(entry.addr())
+                .cast_signed();
+        }
+        if let Err(error) = set_list(ring.cast()) {
+            // SAFETY:
+            // - the kernel refused the list, so nobody else knows the box.
+            drop(unsafe { Box::from_raw(ring) });
+            return Err(error);
+        }
+        let tid = process::tid();
+        // Relaxed: the word stands for itself; waiters act on other words. After the list
+        // is in place, so that a word with an id in it has somebody to mark it.
+        word.store(tid | WAITERS, Ordering::Relaxed);
+        Ok(Self {
+            word,
+            ring,
+            replaced,
+            tid,
+            _thread_bound: PhantomData,
+        })
+    }
+
+    /// Takes the word off the list without a mark, and wakes who sleeps on it.
+    pub(crate) fn withdraw(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Certificate<'_> {
+    fn drop(&mut self) {
+        if process::tid() != self.tid {
+            // A child forked on this very thread: its kernel list is empty, and the word
+            // is its parent's, perhaps not even mapped here.
+            return;
+        }
+        // The list goes first: once the word is 0 another session may put an id of its own
+        // there, which in another PID namespace may be the same number.
+        if set_list(self.replaced).is_err() {
+            // The kernel still has the ring: it must stay, and the word with it, until
+            // this thread's end marks it.
+            return;
+        }
+        // SAFETY:
+        // - the kernel has forgotten the ring, and only `self` knows it besides.
+        drop(unsafe { Box::from_raw(self.ring) });
+        // Relaxed: as in `register`.
+        self.word.store(0, Ordering::Relaxed);
+        futex::wake(self.word, u32::MAX);
+    }
+}
+
+/// The calling thread's list, null if it has none or the call is filtered.
+fn current_list() -> *const Head {
+    let (mut head, mut bytes) = (ptr::null::<Head>(), 0_usize);
+    // SAFETY:
+    // - 0 is the calling thread; both places are live and of the widths the kernel writes.
+    let got = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut bytes) };
+    if got == 0 { head } else { ptr::null() }
+}
+
+fn set_list(head: *const Head) -> io::Result<()> {
+    // SAFETY:
+    // - the head is a whole `Ring`'s that lives until it is replaced, or what the kernel
+    //   itself named before, or null, which means none.
+    let set = unsafe { libc::syscall(libc::SYS_set_robust_list, head, mem::size_of::<Head>()) };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::clock::now_ns;
+    use crate::os::futex::{Ended, wait_two};
+    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
+    use std::thread;
+    use std::time::Duration;
+
+    const CERTIFICATE: usize = 0;
+    const WAKE: usize = 16;
+    const READY: usize = 32;
+
+    fn wait_until_nonzero(word: &AtomicU32) -> u32 {
+        loop {
+            let value = word.load(Ordering::Acquire);
+            if value != 0 {
+                return value;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sleeps on the certificate of a child that `end` then ends; returns the word after.
+    fn outlive(page: &SharedPage, end: impl FnOnce() + Send) -> u32 {
+        let word = page.word(CERTIFICATE);
+        let value = wait_until_nonzero(word);
+        assert!(is_intact(value) && !is_marked(value), "{value:#x}");
+        let until = now_ns() + 40_000_000_000;
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| wait_two(page.word(WAKE), 0, word, value, until));
+            // Time to fall asleep; too little only means that the mark is seen at once.
+            thread::sleep(Duration::from_millis(30));
+            end();
+            let ended = sleeper.join().unwrap();
+            assert!(
+                matches!(ended, Ended::Certificate | Ended::Again),
+                "{ended:?}"
+            );
+            assert!(now_ns() < until);
+        });
+        word.load(Ordering::Acquire)
+    }
+
+    fn forever() -> ! {
+        loop {
+            thread::sleep(Duration::from_secs(1000));
+        }
+    }
+
+    #[test]
+    fn a_killed_process_has_its_certificate_marked_and_its_sleeper_woken() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            forever()
+        });
+        let value = outlive(&page, || child.kill());
+        assert!(is_marked(value) && !is_intact(value), "{value:#x}");
+    }
+
+    #[test]
+    fn a_process_that_execs_has_its_certificate_marked() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            wait_until_nonzero(page.word(READY));
+            let args = [c"sleep".as_ptr(), c"1000".as_ptr(), ptr::null()];
+            // SAFETY:
+            // - a null-terminated vector of live C strings.
+            unsafe { libc::execvp(args[0], args.as_ptr()) };
+            panic!("exec: {}", io::Error::last_os_error());
+        });
+        let value = outlive(&page, || page.word(READY).store(1, Ordering::Release));
+        assert!(is_marked(value), "{value:#x}");
+        child.kill_and_reap();
+    }
+
+    #[test]
+    fn a_process_whose_leader_lives_on_has_its_keeper_thread_marked_all_the_same() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Not withdrawn, as by a keeper that was cancelled.
+                mem::forget(Certificate::register(page.word(CERTIFICATE)).unwrap());
+            });
+        });
+        while !is_marked(page.word(CERTIFICATE).load(Ordering::Acquire)) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn withdrawing_leaves_no_mark_wakes_all_and_gives_the_c_library_its_list_back() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let before = current_list();
+        let certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+        assert_ne!(current_list(), before);
+        let value = page.word(CERTIFICATE).load(Ordering::Acquire);
+        let until = now_ns() + 40_000_000_000;
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    wait_two(page.word(WAKE), 0, page.word(CERTIFICATE), value, until);
+                    assert!(now_ns() < until);
+                });
+            }
+            thread::sleep(Duration::from_millis(30));
+            certificate.withdraw();
+        });
+        assert_eq!(current_list(), before);
+        let value = page.word(CERTIFICATE).load(Ordering::Acquire);
+        assert!(!is_intact(value) && !is_marked(value));
+    }
+
+    #[test]
+    fn a_child_forked_on_the_keeper_thread_leaves_its_parents_word_alone() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+        let value = page.word(CERTIFICATE).load(Ordering::Acquire);
+        let mut inherited = Some(certificate);
+        Child::fork(|| drop(inherited.take())).join();
+        assert_eq!(page.word(CERTIFICATE).load(Ordering::Acquire), value);
+        inherited.take().expect("the parent's").withdraw();
+    }
+
+    #[test]
+    fn a_filtered_system_call_is_an_error_and_the_word_stays_as_it_was() {
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            deny(libc::SYS_set_robust_list, libc::EPERM);
+            let error = Certificate::register(page.word(CERTIFICATE)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        });
+        child.join();
+        assert_eq!(page.word(CERTIFICATE).load(Ordering::Acquire), 0);
+    }
+}

@@ -1,0 +1,78 @@
+//! The two clocks of a table: nanoseconds since some moment of this boot, and which boot
+//! this is.
+
+use std::fs;
+use std::io;
+
+use rustix::time::{ClockId, clock_gettime};
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// The monotonic clock, in nanoseconds: for one's own deadlines, and for showing.
+///
+/// Two processes may read different clocks here (time namespaces), so a reading is never
+/// compared with a peer's to decide anything.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * NANOS_PER_SEC + now.tv_nsec.cast_unsigned()
+}
+
+/// The random number that the kernel gave this boot; the same in every namespace.
+///
+/// # Errors
+///
+/// When `/proc` is not mounted, or is not the kernel's.
+pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    parse_uuid(text.trim_end()).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel's boot id is no UUID",
+        )
+    })
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let mut digits = text
+        .bytes()
+        .filter(|&byte| byte != b'-')
+        .map(|byte| char::from(byte).to_digit(16));
+    let mut id = [0; 16];
+    for byte in &mut id {
+        *byte = (digits.next()?? * 16 + digits.next()??) as u8;
+    }
+    digits.next().is_none().then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let first = now_ns();
+        assert!(first > 0);
+        assert!(now_ns() >= first);
+    }
+
+    #[test]
+    fn a_boot_has_one_id() {
+        let id = boot_id().unwrap();
+        assert_ne!(id, [0; 16]);
+        assert_eq!(boot_id().unwrap(), id);
+    }
+
+    #[test]
+    fn only_sixteen_whole_bytes_are_an_id() {
+        let id = parse_uuid("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!((id[0], id[1], id[15]), (0x00, 0x11, 0xff));
+        for wrong in [
+            "",
+            "0011",
+            "00112233-4455-6677-8899-aabbccddeeff0",
+            "0g112233-4455-6677-8899-aabbccddeeff",
+        ] {
+            assert_eq!(parse_uuid(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Which file a descriptor is of, and descriptors that a stranger may close.
+//!
+//! A library in somebody else's process does not own the descriptor table. `closefrom`
+//! and `close_range` close descriptors that their callers know nothing of, and the next
+//! `open` anywhere in the process gets the number. So what is kept open for long is
+//! [`Kept`]: it knows which inode its number stood for, and looks before it believes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+
+/// Which file: a device and an inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// What `stat` tells of a file, in one width on every architecture.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    pub(crate) id: FileId,
+    pub(crate) kind: FileType,
+    /// Permission bits, the set-id and sticky bits included.
+    pub(crate) mode: u32,
+    pub(crate) owner: u32,
+    pub(crate) group: u32,
+    pub(crate) links: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Status {
+    /// Of an open file; `O_PATH` will do.
+    pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
+        Ok(Self::from_stat(&rustix::fs::fstat(fd)?))
+    }
+
+    /// Of a name in a directory, without following a link there.
+    pub(crate) fn at(directory: impl AsFd, name: impl AsRef<Path>) -> io::Result<Self> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(Self::from_stat(&rustix::fs::statat(
+            directory,
+            name.as_ref(),
+            flags,
+        )?))
+    }
+
+    /// Of a path, without following a link at its end.
+    pub(crate) fn at_path(path: &Path) -> io::Result<Self> {
+        Self::at(CWD, path)
+    }
+
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the widths differ between architectures"
+    )]
+    fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            id: FileId {
+                device: stat.st_dev as u64,
+                inode: stat.st_ino as u64,
+            },
+            kind: FileType::from_raw_mode(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            owner: stat.st_uid,
+            group: stat.st_gid,
+            links: stat.st_nlink as u64,
+            bytes: stat.st_size as u64,
+        }
+    }
+}
+
+/// Opens a path for reading without following a link at its end, if it is still `id`.
+pub(crate) fn reopen(path: &Path, id: FileId, access: OFlags) -> io::Result<OwnedFd> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    same_file(fd, id)
+}
+
+/// Opens the file behind an open descriptor once more, through `/proc`.
+pub(crate) fn reopen_through_proc(
+    fd: BorrowedFd<'_>,
+    id: FileId,
+    access: OFlags,
+) -> io::Result<OwnedFd> {
+    // The last component is a link by nature here, so it must be followed.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    same_file(rustix::fs::open(path, flags, Mode::empty())?, id)
+}
+
+/// Moves a descriptor out of the way of standard input, output and error: a program that
+/// has closed its own would print into the file.
+pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const FIRST: RawFd = 3;
+    if fd.as_raw_fd() >= FIRST {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, FIRST)?)
+}
+
+fn same_file(fd: OwnedFd, id: FileId) -> io::Result<OwnedFd> {
+    if Status::of(&fd)?.id == id {
+        Ok(fd)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "another file has taken its place",
+        ))
+    }
+}
+
+/// A descriptor kept for long, which others may close, and whose number others may get.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    number: RawFd,
+    id: FileId,
+}
+
+impl Kept {
+    /// Keeps the descriptor, and remembers which file it is of.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let id = Status::of(&fd)?.id;
+        Ok(Self {
+            number: fd.into_raw_fd(),
+            id,
+        })
+    }
+
+    /// The file that it was opened for.
+    pub(crate) const fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// What the number stands for: `None` when that is no longer the file it was.
+    pub(crate) fn status(&self) -> Option<Status> {
+        Status::of(self.fd())
+            .ok()
+            .filter(|status| status.id == self.id)
+    }
+
+    /// The descriptor, to be passed on, while it still is of the kept file.
+    pub(crate) fn borrow(&self) -> Option<BorrowedFd<'_>> {
+        self.status().map(|_| self.fd())
+    }
+
+    /// Asks something of the descriptor, and believes the answer only if it was of the
+    /// kept file before the question and still is after it.
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(BorrowedFd<'_>) -> Option<T>) -> Option<T> {
+        self.status()?;
+        let answer = question(self.fd());
+        self.status()?;
+        answer
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY:
+        // - the number came from an `OwnedFd`, so it is not -1;
+        // - nothing in this process should close it, but if something does, the borrow is
+        //   used only for calls that the kernel answers safely for any number: fstat,
+        //   path look-ups and lock queries, whose answers `ask` then discards.
+        unsafe { BorrowedFd::borrow_raw(self.number) }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // A number that went to somebody else is theirs to close.
+        if self.status().is_some() {
+            // SAFETY:
+            // - the number came from an `OwnedFd` that was given up to `self`;
+            // - it was of the same file a moment ago, so it was not closed since.
+            unsafe { libc::close(self.number) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn kept_and_number(file: File) -> (Kept, RawFd) {
+        let kept = Kept::new(file.into()).unwrap();
+        let number = kept.number;
+        (kept, number)
+    }
+
+    /// Puts `file` where `number` was, as a `closefrom` and an `open` would.
+    fn take_number(number: RawFd, file: &File) -> OwnedFd {
+        use std::os::fd::FromRawFd;
+        // SAFETY:
+        // - dup2 closes and replaces a number that only this test uses.
+        let got = unsafe { libc::dup2(file.as_raw_fd(), number) };
+        assert_eq!(got, number);
+        // SAFETY:
+        // - the number now belongs to the copy that dup2 made.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    }
+
+    #[test]
+    fn a_stranger_that_got_the_number_is_neither_asked_nor_closed() {
+        let (kept, number) = kept_and_number(tempfile::tempfile().unwrap());
+        assert!(kept.ask(|_| Some(())).is_some());
+        let stranger = take_number(number, &tempfile::tempfile().unwrap());
+        assert_eq!(kept.ask(|_| Some(())), None);
+        drop(kept);
+        assert!(Status::of(&stranger).is_ok());
+    }
+
+    #[test]
+    fn an_answer_during_which_the_number_changed_hands_is_discarded() {
+        let (kept, number) = kept_and_number(tempfile::tempfile().unwrap());
+        let mut stranger = None;
+        let answer = kept.ask(|_| {
+            stranger = Some(take_number(number, &tempfile::tempfile().unwrap()));
+            Some(())
+        });
+        assert_eq!(answer, None);
+    }
+
+    #[test]
+    fn dropping_closes_what_is_still_ours() {
+        let (kept, number) = kept_and_number(tempfile::tempfile().unwrap());
+        let id = kept.id();
+        drop(kept);
+        // SAFETY:
+        // - only asks what the number stands for; tests beside this one may have got it.
+        let now = Status::of(unsafe { BorrowedFd::borrow_raw(number) });
+        assert!(now.is_err() || now.unwrap().id != id);
+    }
+
+    #[test]
+    fn reopening_refuses_another_file_at_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = File::create(&path).unwrap();
+        let id = Status::of(&file).unwrap().id;
+        assert_eq!(
+            Status::of(reopen(&path, id, OFlags::RDONLY).unwrap())
+                .unwrap()
+                .id,
+            id
+        );
+        std::fs::rename(&path, dir.path().join("g")).unwrap();
+        File::create(&path).unwrap();
+        assert!(reopen(&path, id, OFlags::RDONLY).is_err());
+        let through_proc = reopen_through_proc(file.as_fd(), id, OFlags::RDWR).unwrap();
+        assert_eq!(Status::of(through_proc).unwrap().id, id);
+    }
+}

@@ -1,0 +1,399 @@
+//! What a fork does to an open table, and how a child finds out.
+//!
+//! A forked child inherits descriptors and private memory, but it is not the session:
+//! it must neither use its parent's grants nor keep the parent's byte lock.
+//!
+//! - [`Gate`]: one word that reads 0 in a child, so that the check costs one load.
+//! - [`hold_forks`]: no fork of this process falls in between.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::sync::{AtomicU32, Ordering};
+
+// The C library has it on every Linux target; the libc crate does not declare it there.
+unsafe extern "C" {
+    fn pthread_atfork(
+        prepare: Option<unsafe extern "C" fn()>,
+        parent: Option<unsafe extern "C" fn()>,
+        child: Option<unsafe extern "C" fn()>,
+    ) -> libc::c_int;
+}
+
+/// A word in private memory that reads [`Gate::WIPED`] in every forked child.
+///
+/// It lies alone in a page that the kernel wipes on fork (`MADV_WIPEONFORK`, Linux 4.14),
+/// whichever way the child was forked. Where the kernel cannot do that, an atfork handler
+/// wipes the word; a child made by a bare `clone` is not seen there.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    word: NonNull<AtomicU32>,
+    wiped_by: WipedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WipedBy {
+    Kernel,
+    Handler,
+}
+
+// SAFETY: an atomic in memory that stays mapped while the gate is there.
+unsafe impl Send for Gate {}
+// SAFETY: as above.
+unsafe impl Sync for Gate {}
+
+impl Gate {
+    /// This process was forked from the one that made the gate.
+    pub(crate) const WIPED: u32 = 0;
+    /// Go ahead.
+    pub(crate) const OPEN: u32 = 1;
+    /// The table was replaced: no further grants.
+    pub(crate) const CLOSED: u32 = 2;
+
+    /// The smallest mapping there is; the kernel rounds up where pages are larger.
+    const BYTES: usize = 4096;
+
+    /// Makes an open gate.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory, or neither the kernel nor the C library can see to forks.
+    pub(crate) fn new() -> io::Result<Self> {
+        Self::wiped_by(WipedBy::Kernel).or_else(|_| Self::wiped_by(WipedBy::Handler))
+    }
+
+    fn wiped_by(wiped_by: WipedBy) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY:
+        // - a new mapping at an address of the kernel's choice disturbs nothing.
+        let page =
+            unsafe { mmap_anonymous(ptr::null_mut(), Self::BYTES, protection, MapFlags::PRIVATE)? };
+        // Zero pages come zeroed: forked, until it is opened below.
+        let word = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let watched = match wiped_by {
+            // SAFETY:
+            // - the range is the mapping made above; wiping it in children touches nothing
+            //   that anybody refers to there but through a gate.
+            WipedBy::Kernel => unsafe {
+                madvise(page, Self::BYTES, Advice::LinuxWipeOnFork).map_err(io::Error::from)
+            },
+            WipedBy::Handler => {
+                handlers_installed().map(|()| GATES.change(|words| words.push(word)))
+            }
+        };
+        if let Err(error) = watched {
+            // SAFETY:
+            // - the mapping made above, which nobody knows yet.
+            let _ = unsafe { munmap(page, Self::BYTES) };
+            return Err(error);
+        }
+        let gate = Self { word, wiped_by };
+        gate.word().store(Self::OPEN, Ordering::Relaxed);
+        Ok(gate)
+    }
+
+    /// [`Gate::OPEN`], [`Gate::CLOSED`] or [`Gate::WIPED`].
+    #[inline]
+    pub(crate) fn state(&self) -> u32 {
+        // Relaxed: it orders nothing. A fork orders the child after its parent, and a gate
+        // that is seen closed a moment late is like a table replaced a moment later.
+        self.word().load(Ordering::Relaxed)
+    }
+
+    /// Whether this process is a child of the one that made the gate.
+    #[inline]
+    pub(crate) fn is_wiped(&self) -> bool {
+        self.state() == Self::WIPED
+    }
+
+    /// Closes it, for good. In a child it stays [`Gate::WIPED`].
+    pub(crate) fn close(&self) {
+        // Relaxed: as in `state`. Compared, so that a child's gate does not lose its news.
+        let (from, to, order) = (Self::OPEN, Self::CLOSED, Ordering::Relaxed);
+        // A failure means closed or forked already.
+        let _ = self.word().compare_exchange(from, to, order, order);
+    }
+
+    #[inline]
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY:
+        // - aligned and in bounds: the first word of a page;
+        // - mapped: only `drop` unmaps it; in a child the page is there, too, and zero.
+        unsafe { self.word.as_ref() }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // A child leaves everything of its parent's as it found it: one page is a small
+        // price for never asking what is at an address.
+        if self.is_wiped() {
+            return;
+        }
+        if self.wiped_by == WipedBy::Handler {
+            GATES.change(|words| words.retain(|&word| word != self.word));
+        }
+        // SAFETY:
+        // - the range is the gate's own page, which only its borrowers could refer to.
+        let _ = unsafe { munmap(self.word.as_ptr().cast(), Self::BYTES) };
+    }
+}
+
+/// While it lives, every `fork` of this process waits: dropped, they go on.
+///
+/// A child that was born between the open and the close of a session's descriptor would
+/// inherit the open file description, and with it keep the byte lock of its parent after
+/// the parent's death: held too long, until the child ends. (`posix_spawn` and `vfork`
+/// do not wait; such a child execs at once, which closes the descriptor. Nor does a bare
+/// `clone`.)
+///
+/// To be held for a few system calls only. A fork by the thread that holds it would wait
+/// for itself.
+pub(crate) struct ForkHold {
+    _held: Held,
+}
+
+/// Makes forks of this process wait, and other holders, too.
+pub(crate) fn hold_forks() -> ForkHold {
+    // Without the handlers a fork may fall in between: a byte held too long, and nothing
+    // worse.
+    let _ = handlers_installed();
+    ForkHold {
+        _held: FORKS.hold(),
+    }
+}
+
+/// Locked from before each fork until after it, and by whoever holds forks off.
+static FORKS: AtforkMutex = AtforkMutex::new();
+
+/// The gates that the child handler wipes. Locked after [`FORKS`] by whoever locks both.
+static GATES: Gates = Gates {
+    mutex: AtforkMutex::new(),
+    words: UnsafeCell::new(Vec::new()),
+};
+
+/// A mutex that may be locked before a fork and unlocked on both sides of it, whatever
+/// other threads were doing with it meanwhile: what `pthread_atfork(3)` is for, and
+/// promised for a `pthread_mutex_t` alone.
+struct AtforkMutex(UnsafeCell<libc::pthread_mutex_t>);
+
+// SAFETY: the C library's mutex is made for it.
+unsafe impl Sync for AtforkMutex {}
+
+impl AtforkMutex {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER))
+    }
+
+    fn hold(&'static self) -> Held {
+        self.lock();
+        Held {
+            mutex: self,
+            _thread_bound: PhantomData,
+        }
+    }
+
+    fn lock(&'static self) {
+        // SAFETY:
+        // - initialised, never destroyed, never moved: it is in a static.
+        let error = unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        // A plain mutex can neither overflow nor detect anything.
+        debug_assert_eq!(error, 0);
+    }
+
+    fn unlock(&'static self) {
+        // SAFETY:
+        // - as in `lock`, and locked by this thread, or by the one that this child is a
+        //   copy of.
+        let error = unsafe { libc::pthread_mutex_unlock(self.0.get()) };
+        debug_assert_eq!(error, 0);
+    }
+}
+
+struct Held {
+    mutex: &'static AtforkMutex,
+    /// A mutex is unlocked by the thread that locked it.
+    _thread_bound: PhantomData<*const ()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.mutex.unlock();
+    }
+}
+
+struct Gates {
+    mutex: AtforkMutex,
+    /// Touched only with the mutex locked.
+    words: UnsafeCell<Vec<NonNull<AtomicU32>>>,
+}
+
+// SAFETY: the mutex guards the words.
+unsafe impl Sync for Gates {}
+
+impl Gates {
+    fn change(&'static self, change: impl FnOnce(&mut Vec<NonNull<AtomicU32>>)) {
+        let _held = self.mutex.hold();
+        // SAFETY:
+        // - the mutex is locked, so this is the only reference.
+        change(unsafe { &mut *self.words.get() });
+    }
+}
+
+/// Installs the handlers once in a process; children inherit them.
+fn handlers_installed() -> io::Result<()> {
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    let install = || {
+        // SAFETY:
+        // - the handlers are functions of this library, there as long as the process is.
+        match unsafe { pthread_atfork(Some(before), Some(after), Some(after_in_child)) } {
+            0 => Ok(()),
+            error => Err(error),
+        }
+    };
+    INSTALLED
+        .get_or_init(install)
+        .map_err(io::Error::from_raw_os_error)
+}
+
+unsafe extern "C" fn before() {
+    FORKS.lock();
+    GATES.mutex.lock();
+}
+
+unsafe extern "C" fn after() {
+    GATES.mutex.unlock();
+    FORKS.unlock();
+}
+
+unsafe extern "C" fn after_in_child() {
+    // SAFETY:
+    // - `before` locked the mutex in the parent, and this child has no other thread.
+    for word in unsafe { &*GATES.words.get() } {
+        // SAFETY:
+        // - a gate takes its word off the list before it unmaps it.
+        unsafe { word.as_ref() }.store(Gate::WIPED, Ordering::Relaxed);
+    }
+    GATES.mutex.unlock();
+    FORKS.unlock();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
+    use std::thread;
+    use std::time::Duration;
+
+    fn in_a_child(gate: Gate) {
+        assert_eq!(gate.state(), Gate::OPEN);
+        Child::fork(|| {
+            assert_eq!(gate.state(), Gate::WIPED);
+            gate.close();
+            assert!(gate.is_wiped());
+            // A grandchild, too.
+            Child::fork(|| assert!(gate.is_wiped())).join();
+        })
+        .join();
+        assert_eq!(gate.state(), Gate::OPEN);
+        gate.close();
+        assert_eq!(gate.state(), Gate::CLOSED);
+        Child::fork(|| assert!(gate.is_wiped())).join();
+    }
+
+    #[test]
+    fn a_gate_reads_wiped_in_a_child_and_stays_as_it_is_in_the_parent() {
+        let _watchdog = Watchdog::start();
+        in_a_child(Gate::wiped_by(WipedBy::Kernel).unwrap());
+    }
+
+    #[test]
+    fn without_the_kernels_help_the_handler_wipes_the_gates() {
+        let _watchdog = Watchdog::start();
+        in_a_child(Gate::wiped_by(WipedBy::Handler).unwrap());
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_to_wipe_is_done_without() {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            deny(libc::SYS_madvise, libc::EINVAL);
+            let gate = Gate::new().unwrap();
+            assert_eq!(gate.wiped_by, WipedBy::Handler);
+            in_a_child(gate);
+        })
+        .join();
+    }
+
+    #[test]
+    fn a_child_may_drop_its_parents_gate_and_make_its_own() {
+        let _watchdog = Watchdog::start();
+        for wiped_by in [WipedBy::Kernel, WipedBy::Handler] {
+            let mut gate = Some(Gate::wiped_by(wiped_by).unwrap());
+            Child::fork(|| {
+                drop(gate.take());
+                in_a_child(Gate::wiped_by(wiped_by).unwrap());
+            })
+            .join();
+            assert_eq!(gate.as_ref().map(Gate::state), Some(Gate::OPEN));
+        }
+    }
+
+    #[test]
+    fn a_fork_waits_for_whoever_holds_forks_and_no_child_is_left_waiting() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let hold = hold_forks();
+        thread::scope(|scope| {
+            let forker = scope.spawn(|| {
+                page.word(0).store(1, Ordering::Release);
+                Child::fork(|| {
+                    assert_eq!(page.word(1).load(Ordering::Acquire), 1);
+                    drop(hold_forks());
+                })
+                .join();
+            });
+            while page.word(0).load(Ordering::Acquire) == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Time for a fork that would not wait.
+            thread::sleep(Duration::from_millis(30));
+            page.word(1).store(1, Ordering::Release);
+            drop(hold);
+            forker.join().unwrap();
+        });
+        drop(hold_forks());
+    }
+
+    #[test]
+    fn a_gate_can_be_made_and_dropped_while_forks_are_held() {
+        let _watchdog = Watchdog::start();
+        let hold = hold_forks();
+        drop(Gate::wiped_by(WipedBy::Handler).unwrap());
+        drop(hold);
+    }
+
+    #[test]
+    fn forks_beside_many_holders_all_end() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while page.word(0).load(Ordering::Acquire) == 0 {
+                        drop(hold_forks());
+                    }
+                });
+            }
+            for _ in 0..50 {
+                Child::fork(|| drop(hold_forks())).join();
+            }
+            page.word(0).store(1, Ordering::Release);
+        });
+    }
+}

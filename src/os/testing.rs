@@ -1,0 +1,204 @@
+//! What the tests of the system calls share: forked children that never outlive a test,
+//! shared pages, a watchdog, and a way to take a system call away.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::sync::AtomicU32;
+
+/// Ends the whole test process if it is still there after a minute.
+pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] Sender<()>);
+
+impl Watchdog {
+    pub(crate) fn start() -> Self {
+        let (alive, watched) = channel::<()>();
+        thread::spawn(move || {
+            if watched.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("a test hangs");
+                std::process::abort();
+            }
+        });
+        Self(alive)
+    }
+}
+
+/// A forked child, killed and reaped when dropped.
+pub(crate) struct Child(Pid);
+
+impl Child {
+    /// Forks, and runs `body` in the child, which then exits: 0, or 101 if it panicked.
+    pub(crate) fn fork(body: impl FnOnce()) -> Self {
+        // SAFETY:
+        // - the child runs on this thread's copy alone; what it calls needs no lock of
+        //   another thread but the allocator's, which the C library makes usable again.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Parent { child } => Self(child),
+            ForkResult::Child => {
+                let code = if catch_unwind(AssertUnwindSafe(body)).is_ok() {
+                    0
+                } else {
+                    101
+                };
+                // SAFETY:
+                // - ends the child without the parent's exit handlers.
+                unsafe { libc::_exit(code) }
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.as_raw().cast_unsigned()
+    }
+
+    pub(crate) fn kill(&self) {
+        kill(self.0, Signal::SIGKILL).expect("kill");
+    }
+
+    /// Waits for its end and asserts that nothing in it panicked.
+    pub(crate) fn join(self) {
+        let status = waitpid(self.0, None).expect("waitpid");
+        assert_eq!(status, WaitStatus::Exited(self.0, 0));
+        std::mem::forget(self);
+    }
+
+    /// Kills and reaps it.
+    pub(crate) fn kill_and_reap(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Both may fail only if the child is reaped already, and nobody else reaps it.
+        let _ = kill(self.0, Signal::SIGKILL);
+        let _ = waitpid(self.0, None);
+    }
+}
+
+/// A page shared with children forked after it was made.
+pub(crate) struct SharedPage(NonNull<AtomicU32>);
+
+// SAFETY: the page holds atomics alone.
+unsafe impl Sync for SharedPage {}
+// SAFETY: nothing about it belongs to a thread.
+unsafe impl Send for SharedPage {}
+
+impl SharedPage {
+    const BYTES: usize = 4096;
+
+    pub(crate) fn new() -> Self {
+        // SAFETY:
+        // - a new mapping at an address of the kernel's choice disturbs nothing.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Self::BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(page, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Self(NonNull::new(page.cast()).expect("mapped at zero"))
+    }
+
+    pub(crate) fn word(&self, at: usize) -> &AtomicU32 {
+        assert!(at < Self::BYTES / 4);
+        // SAFETY:
+        // - in bounds by the assertion, aligned by the page, zero or whatever was stored.
+        unsafe { self.0.add(at).as_ref() }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY:
+        // - maps exactly what `new` mapped, and no borrow of a word outlives `self`.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), Self::BYTES) };
+    }
+}
+
+/// Makes a system call fail with `errno` in this process from now on: for children only.
+pub(crate) fn deny(call: libc::c_long, errno: i32) {
+    const LOAD_CALL: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
+    let mut program = [
+        step(LOAD_CALL, 0, 0),
+        step(
+            EQUALS,
+            u32::try_from(call).expect("a system call's number"),
+            1,
+        ),
+        step(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY:
+    // - both calls change this process alone, and the filter lives across the second.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(
+            libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter),
+            0
+        );
+    }
+}
+
+/// Whether this is root; if not, says that the test is skipped, and for want of what.
+pub(crate) fn require_root(doing: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: {doing} takes root");
+    }
+    is_root
+}
+
+/// Mounts a tmpfs over `at`, for this process alone and those it forks: for children only.
+pub(crate) fn tmpfs(at: &Path, options: &CStr) {
+    let at = CString::new(at.as_os_str().as_encoded_bytes()).expect("a path has no NUL");
+    let none = std::ptr::null();
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY:
+    // - live C strings; the mounts are those of a namespace of this child's own.
+    unsafe {
+        assert_eq!(
+            libc::unshare(libc::CLONE_NEWNS),
+            0,
+            "{}",
+            io::Error::last_os_error()
+        );
+        assert_eq!(
+            libc::mount(none, c"/".as_ptr(), none, private, none.cast()),
+            0
+        );
+        let kind = c"tmpfs".as_ptr();
+        let mounted = libc::mount(kind, at.as_ptr(), kind, 0, options.as_ptr().cast());
+        assert_eq!(mounted, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+/// Closes every descriptor but the standard ones, as a careless daemon does: for children
+/// only.
+pub(crate) fn close_descriptors() {
+    // SAFETY:
+    // - the child's descriptors are copies, and what it keeps open for long is `Kept`.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    assert_eq!(closed, 0, "{}", io::Error::last_os_error());
+}

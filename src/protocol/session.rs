@@ -1,0 +1,371 @@
+//! A session's record in the table, and when an observer may call a session expired.
+//!
+//! A record belongs to whoever holds its byte lock, so its fields have one writer at a
+//! time by the kernel's word. `state` publishes them.
+
+use core::mem::offset_of;
+
+use super::ordering::Site;
+use super::sync::{AtomicU32, AtomicU64, Ordering, WAIT_ENTRIES, fence, ord};
+use super::word::OwnerWord;
+
+/// The shared words of one session.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct SessionRecord {
+    /// `incarnation << 1 | active`.
+    state: AtomicU64,
+    /// `flags << 32 | pid`.
+    process: AtomicU64,
+    /// The PID namespace's inode, 0 if it could not be told.
+    pid_namespace: AtomicU64,
+    /// When the session was attached, in monotonic milliseconds; for showing.
+    attached_ms: AtomicU64,
+    /// The command name, as two little-endian words.
+    command: [AtomicU64; 2],
+    /// Counted up by each heartbeat.
+    beat: AtomicU64,
+    /// When that was, in monotonic milliseconds; for showing.
+    beat_ms: AtomicU64,
+
+    /// The certificate: the keeper thread's robust futex, marked by the kernel at its death.
+    certificate: AtomicU32,
+    /// Counted up by whoever revokes a grant of this session; its keeper sleeps on it.
+    notice: AtomicU32,
+    reserved: [AtomicU64; 7],
+
+    /// The slots that threads of this session wait for: `count << 32 | slot`, 0 if unused.
+    waits: [AtomicU64; WAIT_ENTRIES],
+    reserved_too: [AtomicU64; 8],
+}
+
+/// What a session says of itself when it attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process id, in its own namespace.
+    pub pid: u32,
+    /// Children may hold the byte lock, too: only the lock proves death, never the PID.
+    pub shares_witness: bool,
+    /// The PID namespace's inode, 0 if it could not be told.
+    pub pid_namespace: u64,
+    /// The time of attaching, in monotonic milliseconds.
+    pub now_ms: u64,
+    /// The command name, as two little-endian words.
+    pub command: [u64; 2],
+}
+
+const SHARES_WITNESS: u64 = 1 << 32;
+
+/// A record as it was at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Whether a session is attached, or died attached.
+    pub active: bool,
+    /// What it said of itself.
+    pub credentials: Credentials,
+    /// Its sign of life.
+    pub life: LifeSign,
+    /// When its last heartbeat was, in monotonic milliseconds; for showing.
+    pub beat_ms: u64,
+}
+
+/// What changes when a session shows that it runs: its incarnation, or its beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LifeSign {
+    state: u64,
+    beat: u64,
+}
+
+impl LifeSign {
+    /// Whether both are of one session, from its attaching to its end.
+    #[must_use]
+    pub const fn is_same_session(&self, other: &Self) -> bool {
+        self.state == other.state
+    }
+}
+
+impl SessionRecord {
+    /// Where the fields are, for the file's layout signature.
+    pub const LAYOUT: u64 = super::layout_of(&[
+        offset_of!(Self, state),
+        offset_of!(Self, process),
+        offset_of!(Self, pid_namespace),
+        offset_of!(Self, attached_ms),
+        offset_of!(Self, command),
+        offset_of!(Self, beat),
+        offset_of!(Self, beat_ms),
+        offset_of!(Self, certificate),
+        offset_of!(Self, notice),
+        offset_of!(Self, reserved),
+        offset_of!(Self, waits),
+    ]);
+
+    /// A record as a zeroed file has it: never used.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            process: AtomicU64::new(0),
+            pid_namespace: AtomicU64::new(0),
+            attached_ms: AtomicU64::new(0),
+            command: std::array::from_fn(|_| AtomicU64::new(0)),
+            beat: AtomicU64::new(0),
+            beat_ms: AtomicU64::new(0),
+            certificate: AtomicU32::new(0),
+            notice: AtomicU32::new(0),
+            reserved: std::array::from_fn(|_| AtomicU64::new(0)),
+            waits: std::array::from_fn(|_| AtomicU64::new(0)),
+            reserved_too: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Whether the record's last session did not detach, so that slots may still name it.
+    /// Whoever holds the byte sweeps them before opening the record anew.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state.load(ord(Site::RecordRead)) & 1 == 1
+    }
+
+    /// `clean,n -> active,n+1`, by the holder of the byte, after the sweep if one was due.
+    ///
+    /// Inactive first, then the fields, then active: a reader that sees one new field
+    /// ([`Site::NameFence`]) sees that the state has moved on from the one it began with.
+    pub fn open(&self, who: &Credentials) {
+        self.close();
+        fence(ord(Site::RenameFence));
+        let flags = if who.shares_witness {
+            SHARES_WITNESS
+        } else {
+            0
+        };
+        self.process
+            .swap(u64::from(who.pid) | flags, Ordering::Relaxed);
+        self.pid_namespace
+            .swap(who.pid_namespace, Ordering::Relaxed);
+        self.attached_ms.swap(who.now_ms, Ordering::Relaxed);
+        for (word, value) in self.command.iter().zip(who.command) {
+            word.swap(value, Ordering::Relaxed);
+        }
+        for entry in &self.waits {
+            entry.swap(0, Ordering::Relaxed);
+        }
+        self.beat_ms.swap(who.now_ms, Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
+        self.state
+            .swap((state | 1).wrapping_add(2), ord(Site::Record));
+    }
+
+    /// `active,n -> clean,n`: no slot names this session any more.
+    pub fn close(&self) {
+        self.state.fetch_and(!1, ord(Site::Record));
+    }
+
+    /// One heartbeat.
+    pub fn beat(&self, now_ms: u64) {
+        self.beat_ms.swap(now_ms, Ordering::Relaxed);
+        self.beat.fetch_add(1, ord(Site::Record));
+    }
+
+    /// The sign of life to compare with an earlier one.
+    #[must_use]
+    pub fn life_sign(&self) -> LifeSign {
+        LifeSign {
+            state: self.state.load(ord(Site::RecordRead)),
+            beat: self.beat.load(ord(Site::RecordRead)),
+        }
+    }
+
+    /// Reads the record; `None` when it kept changing hands.
+    #[must_use]
+    pub fn view(&self) -> Option<SessionView> {
+        for _ in 0..16 {
+            let life = self.life_sign();
+            let process = self.process.load(Ordering::Relaxed);
+            let credentials = Credentials {
+                pid: process as u32,
+                shares_witness: process & SHARES_WITNESS != 0,
+                pid_namespace: self.pid_namespace.load(Ordering::Relaxed),
+                now_ms: self.attached_ms.load(Ordering::Relaxed),
+                command: [
+                    self.command[0].load(Ordering::Relaxed),
+                    self.command[1].load(Ordering::Relaxed),
+                ],
+            };
+            let beat_ms = self.beat_ms.load(Ordering::Relaxed);
+            fence(ord(Site::NameFence));
+            if self.state.load(Ordering::Relaxed) == life.state {
+                return Some(SessionView {
+                    active: life.state & 1 == 1,
+                    credentials,
+                    life,
+                    beat_ms,
+                });
+            }
+        }
+        None
+    }
+
+    /// The certificate word.
+    #[must_use]
+    pub fn certificate(&self) -> &AtomicU32 {
+        &self.certificate
+    }
+
+    /// The notice word.
+    #[must_use]
+    pub fn notice(&self) -> &AtomicU32 {
+        &self.notice
+    }
+
+    /// Shows, for people, that `count` threads of this session wait for `slot` (0: none
+    /// any more). Only the session's own threads call it, one at a time.
+    ///
+    /// A session that waits for more slots at once than it has entries shows the first.
+    pub fn show_waiting(&self, slot: u32, count: u32) {
+        let is_entry_of = |entry: &&AtomicU64| {
+            let value = entry.load(Ordering::Relaxed);
+            value != 0 && value as u32 == slot
+        };
+        let unused = |entry: &&AtomicU64| entry.load(Ordering::Relaxed) == 0;
+        let mut entries = self.waits.iter();
+        if let Some(entry) = entries
+            .clone()
+            .find(is_entry_of)
+            .or_else(|| entries.find(unused))
+        {
+            let value = if count == 0 {
+                0
+            } else {
+                u64::from(count) << 32 | u64::from(slot)
+            };
+            entry.swap(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The slots that this session shows to wait for, with how many threads.
+    pub fn waiting(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.waits
+            .iter()
+            .map(|entry| entry.load(Ordering::Relaxed))
+            .filter(|&value| value != 0)
+            .map(|value| (value as u32, (value >> 32) as u32))
+    }
+}
+
+impl Default for SessionRecord {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one observer has seen of a slot's holder: expiry is a pure function of it.
+///
+/// Time is the observer's own, and only as much of it as the observer has visibly run:
+/// each gap between two looks counts up to a cap. So a pause of the whole machine, which
+/// stops the observer as well, expires nobody; and no clock is compared with a peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    word: OwnerWord,
+    life: LifeSign,
+    silent_ns: u64,
+    looked_ns: u64,
+}
+
+impl Watch {
+    /// Begins to watch the holder in `word`.
+    #[must_use]
+    pub const fn new(word: OwnerWord, life: LifeSign, now_ns: u64) -> Self {
+        Self {
+            word: word.without_waiters(),
+            life,
+            silent_ns: 0,
+            looked_ns: now_ns,
+        }
+    }
+
+    /// Looks again: returns for how long this grant's holder has been seen silent, in
+    /// nanoseconds. A new grant or a new sign of life starts over.
+    #[must_use]
+    pub fn look(&mut self, word: OwnerWord, life: LifeSign, now_ns: u64, gap_cap_ns: u64) -> u64 {
+        if word.without_waiters() == self.word && life == self.life {
+            self.silent_ns += now_ns.saturating_sub(self.looked_ns).min(gap_cap_ns);
+            self.looked_ns = now_ns.max(self.looked_ns);
+        } else {
+            *self = Self::new(word, life, now_ns);
+        }
+        self.silent_ns
+    }
+
+    /// The sign of life that the silence is counted from: it is read once more right
+    /// before the evicting CAS.
+    #[must_use]
+    pub const fn life(&self) -> LifeSign {
+        self.life
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAP: u64 = 10;
+
+    fn life(beat: u64) -> LifeSign {
+        LifeSign { state: 3, beat }
+    }
+
+    #[test]
+    fn silence_adds_up_over_an_observers_own_looks() {
+        let word = OwnerWord::from_bits(2);
+        let mut watch = Watch::new(word, life(1), 100);
+        assert_eq!(watch.look(word, life(1), 105, CAP), 5);
+        assert_eq!(watch.look(word.with_waiters(), life(1), 112, CAP), 12);
+        assert_eq!(watch.look(word, life(2), 113, CAP), 0);
+    }
+
+    #[test]
+    fn a_pause_of_the_observer_counts_one_gap_at_most() {
+        let word = OwnerWord::from_bits(2);
+        let mut watch = Watch::new(word, life(1), 0);
+        assert_eq!(watch.look(word, life(1), 1_000_000, CAP), CAP);
+        // A clock that steps back adds nothing.
+        assert_eq!(watch.look(word, life(1), 10, CAP), CAP);
+    }
+
+    #[test]
+    fn a_new_grant_of_the_same_session_starts_over() {
+        let mut watch = Watch::new(OwnerWord::from_bits(2), life(1), 0);
+        assert_eq!(watch.look(OwnerWord::from_bits(4), life(1), 9, CAP), 0);
+    }
+
+    #[test]
+    fn a_record_is_active_from_open_to_close_and_each_opening_is_another_life() {
+        let record = SessionRecord::new();
+        let who = Credentials {
+            pid: 9,
+            shares_witness: true,
+            pid_namespace: 7,
+            now_ms: 5,
+            command: [1, 2],
+        };
+        assert!(!record.is_active());
+        record.open(&who);
+        let first = record.view().unwrap();
+        assert!(first.active && first.credentials == who);
+        record.close();
+        assert!(!record.is_active());
+        record.open(&who);
+        assert_ne!(record.life_sign(), first.life);
+    }
+
+    #[test]
+    fn waiting_threads_show_and_stop_showing() {
+        let record = SessionRecord::new();
+        record.show_waiting(4, 1);
+        record.show_waiting(9, 2);
+        record.show_waiting(4, 2);
+        assert_eq!(record.waiting().collect::<Vec<_>>(), [(4, 2), (9, 2)]);
+        record.show_waiting(4, 0);
+        assert_eq!(record.waiting().collect::<Vec<_>>(), [(9, 2)]);
+    }
+}

@@ -1,0 +1,480 @@
+//! One lock: its shared words, and each transition of its owner word as one CAS with an
+//! outcome that the caller must deal with.
+//!
+//! Every change of a shared word here is a read-modify-write: an exact compare-and-swap
+//! where the old value matters, a counter where it does not. The one exception is the
+//! grant's time stamp, which is for showing.
+
+use core::mem::offset_of;
+
+use super::ordering::Site;
+use super::sync::{AtomicU32, AtomicU64, Ordering, ord};
+use super::word::{Identity, Owner, OwnerWord, Vacancy};
+
+/// The shared words of one lock, on one cache line.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Slot {
+    /// Who owns the lock; see `word.rs`.
+    pub(super) owner: AtomicU64,
+    /// The generation's high part; lags the owner word by at most one.
+    pub(super) epoch: AtomicU64,
+    /// Counts the slot's names: odd while one is being written.
+    pub(super) renames: AtomicU64,
+    /// When the current grant was made, in coarse milliseconds; for showing.
+    pub(super) since_ms: AtomicU64,
+    /// What waiters sleep on: counted up at each wake.
+    wake: AtomicU32,
+    /// Room for what comes later (handover, permits), zero until then.
+    reserved: [AtomicU32; 7],
+}
+
+/// A grant as its holder remembers it: enough to recognise it for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    word: OwnerWord,
+    epoch: u64,
+    from: OwnerWord,
+}
+
+impl Grant {
+    /// A grant from what the accessors of another gave.
+    #[must_use]
+    pub const fn from_parts(word: OwnerWord, epoch: u64, from: OwnerWord) -> Self {
+        Self { word, epoch, from }
+    }
+
+    /// The epoch of the grant's generation.
+    #[inline]
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The fencing token.
+    #[inline]
+    #[must_use]
+    pub const fn token(&self) -> u64 {
+        self.word.token_in(self.epoch)
+    }
+
+    /// The word that this grant replaced: it says how the predecessor went.
+    #[must_use]
+    pub const fn from(&self) -> OwnerWord {
+        self.from
+    }
+
+    /// The predecessor's token: one less, except that a name's first grant has none.
+    #[must_use]
+    pub const fn predecessor_token(&self) -> u64 {
+        self.token().wrapping_sub(1)
+    }
+
+    /// The word that the holder owns the slot by, without the waiter bit.
+    #[must_use]
+    pub const fn word(&self) -> OwnerWord {
+        self.word
+    }
+}
+
+/// What became of an attempt to take a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Taken {
+    /// It is ours.
+    Granted(Grant),
+    /// The word was not the one that was judged; nothing happened.
+    Changed,
+    /// It was ours and was revoked before the token was known; it never counted.
+    Revoked,
+}
+
+/// What became of an attempt to give a slot back, or to take it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Vacated {
+    /// The slot is free; `wake` says whether someone may be waiting to hear of it.
+    Done {
+        /// Whether the waiter bit was set.
+        wake: bool,
+    },
+    /// The grant was no longer current: nothing was changed, and nobody is to be woken.
+    Lost,
+}
+
+/// A slot as it was at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotView {
+    /// The owner word.
+    pub word: OwnerWord,
+    /// The token of its generation.
+    pub token: u64,
+    /// When the current grant was made, in coarse milliseconds; for showing.
+    pub since_ms: u64,
+}
+
+impl SlotView {
+    /// The token of an earlier word of the same slot, no further back than the in-word
+    /// generation can count.
+    #[must_use]
+    pub const fn token_of(&self, earlier: OwnerWord) -> u64 {
+        self.token
+            .saturating_sub(self.word.generations_since(earlier))
+    }
+}
+
+impl Slot {
+    /// Where the fields are, for the file's layout signature.
+    pub const LAYOUT: u64 = super::layout_of(&[
+        offset_of!(Self, owner),
+        offset_of!(Self, epoch),
+        offset_of!(Self, renames),
+        offset_of!(Self, since_ms),
+        offset_of!(Self, wake),
+        offset_of!(Self, reserved),
+    ]);
+
+    /// A slot as a zeroed file has it: fresh, generation 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            owner: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            renames: AtomicU64::new(0),
+            since_ms: AtomicU64::new(0),
+            wake: AtomicU32::new(0),
+            reserved: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+
+    /// Reads the owner word.
+    #[inline]
+    #[must_use]
+    pub fn owner(&self) -> OwnerWord {
+        OwnerWord::from_bits(self.owner.load(ord(Site::Owner)))
+    }
+
+    /// Reads word and epoch as of one moment, or says `None` when they kept changing.
+    #[must_use]
+    pub fn view(&self) -> Option<SlotView> {
+        for _ in 0..64 {
+            let word = self.owner();
+            let epoch = self.epoch.load(ord(Site::Epoch));
+            let since_ms = self.since_ms.load(Ordering::Relaxed);
+            // The epoch was read between two readings of one word, so it is that word's.
+            if self.owner().without_waiters() == word.without_waiters() {
+                return Some(SlotView {
+                    word,
+                    token: word.token_in(word.epoch_from(epoch)),
+                    since_ms,
+                });
+            }
+        }
+        None
+    }
+
+    /// The count of the slot's names; odd while one is being written.
+    #[inline]
+    #[must_use]
+    pub fn renames(&self) -> u64 {
+        self.renames.load(ord(Site::RenameRead))
+    }
+
+    /// The word that waiters sleep on.
+    #[inline]
+    #[must_use]
+    pub fn wake_word(&self) -> &AtomicU32 {
+        &self.wake
+    }
+
+    /// Stamps the current grant. Relaxed and plain: it is for showing, and a stamp by a
+    /// holder that was revoked just now misdates a grant and does no other harm.
+    #[inline]
+    pub fn stamp(&self, since_ms: u64) {
+        self.since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// `seen,g -> (me,g+1)`: a grant of a vacant slot, or of one whose holder was judged
+    /// gone. `W` stays, and is set if the caller knows of other waiters (`contended`).
+    ///
+    /// The CAS is from the very word that was judged. Its epoch is read on both sides: the
+    /// reading before makes the epoch word catch up with `seen`, so that it never lags by
+    /// two; the reading after gives the token. When both read the same `h`, then `h` was
+    /// the epoch word at the CAS: the grant is of epoch `h`, and no wrap of the in-word
+    /// generation can pass for it.
+    #[inline(always)]
+    pub fn take(&self, seen: OwnerWord, me: Identity, contended: bool) -> Taken {
+        let mut before = self.epoch.load(ord(Site::Epoch));
+        if before & 1 != seen.epoch_parity() {
+            match self.catch_up(seen, before) {
+                Some(epoch) => before = epoch,
+                None => return Taken::Changed,
+            }
+        }
+        let granted = seen.granted_to(me);
+        let mine = if contended {
+            granted.with_waiters()
+        } else {
+            granted
+        };
+        // A failed CAS teaches nothing that the caller will not read again: Relaxed.
+        if self
+            .owner
+            .compare_exchange(
+                seen.bits(),
+                mine.bits(),
+                ord(Site::Grant),
+                Ordering::Relaxed,
+            )
+            .is_err()
+        {
+            return Taken::Changed;
+        }
+        let word = mine.without_waiters();
+        if mine.epoch_parity() == before & 1 && self.epoch.load(ord(Site::Epoch)) == before {
+            return Taken::Granted(Grant {
+                word,
+                epoch: before,
+                from: seen,
+            });
+        }
+        match self.settle(word) {
+            Some(epoch) => Taken::Granted(Grant {
+                word,
+                epoch,
+                from: seen,
+            }),
+            None => Taken::Revoked,
+        }
+    }
+
+    /// Moves a lagging epoch word up to `seen`'s epoch, and returns that epoch; `None`
+    /// when the owner word is no longer `seen`.
+    #[cold]
+    fn catch_up(&self, seen: OwnerWord, lagging: u64) -> Option<u64> {
+        // `lagging` was read between two readings of `seen`. An epoch word ahead of `seen`
+        // would have shown a newer owner word here (Epoch pairs with EpochHelp), so it is
+        // behind, and helping cannot overshoot.
+        if self.owner().without_waiters() != seen.without_waiters() {
+            return None;
+        }
+        let epoch = lagging.wrapping_add(1);
+        match self
+            .epoch
+            .compare_exchange(lagging, epoch, ord(Site::EpochHelp), ord(Site::Epoch))
+        {
+            Ok(_) => Some(epoch),
+            // Another helped; any further and the word has changed as well.
+            Err(now) => (now == epoch).then_some(epoch),
+        }
+    }
+
+    /// After a grant that crossed into a new epoch, or met a moving epoch word: finds the
+    /// epoch of `mine`, and helps it forward before the token is given out. `None` when
+    /// the grant has been revoked.
+    #[cold]
+    fn settle(&self, mine: OwnerWord) -> Option<u64> {
+        loop {
+            let epoch_word = self.epoch.load(ord(Site::Epoch));
+            // Still the owner after that reading: it was the epoch word under this grant.
+            if self.owner().without_waiters() != mine {
+                return None;
+            }
+            let epoch = mine.epoch_from(epoch_word);
+            // Bounded: a failure means that another helped, and nobody can move the epoch
+            // past a grant that stands.
+            if epoch == epoch_word
+                || self
+                    .epoch
+                    .compare_exchange(epoch_word, epoch, ord(Site::EpochHelp), Ordering::Relaxed)
+                    .is_ok()
+            {
+                return Some(epoch);
+            }
+        }
+    }
+
+    /// `(h,g,W=0) -> (h,g,W=1)`: announces a waiter to the holder `seen`. False when the
+    /// word has changed.
+    ///
+    /// Relaxed: it hands nothing over, and [`Site::Wake`] keeps the reading of the wake
+    /// word before it.
+    #[must_use]
+    pub fn announce(&self, seen: OwnerWord) -> bool {
+        self.owner
+            .compare_exchange(
+                seen.bits(),
+                seen.with_waiters().bits(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// `(me,g) -> vacancy,g`: the holder's own release.
+    ///
+    /// The epoch is compared first, then the CAS compares the rest: together all 64 bits
+    /// of the token. The first CAS guesses that nobody waits, which saves reading a word
+    /// that the last CAS has just written.
+    #[inline(always)]
+    pub fn release(&self, grant: &Grant, vacancy: Vacancy) -> Vacated {
+        if self.epoch.load(Ordering::Relaxed) != grant.epoch {
+            return Vacated::Lost;
+        }
+        match self.vacate(grant.word, vacancy) {
+            Vacated::Lost => self.release_seen(grant.word, grant.epoch, vacancy),
+            done => done,
+        }
+    }
+
+    /// The release when someone waits, or when the grant has been revoked.
+    #[cold]
+    fn release_seen(&self, mine: OwnerWord, epoch: u64, vacancy: Vacancy) -> Vacated {
+        loop {
+            let seen = self.owner();
+            if seen.without_waiters() != mine || self.epoch.load(Ordering::Relaxed) != epoch {
+                return Vacated::Lost;
+            }
+            // At most two rounds: only the waiter bit can change, and only to set.
+            if let done @ Vacated::Done { .. } = self.vacate(seen, vacancy) {
+                return done;
+            }
+        }
+    }
+
+    /// `seen,g -> vacancy,g`: takes the slot from the exact word that was judged. For the
+    /// sweep of a dead session, and the operator's force-release.
+    #[inline(always)]
+    pub fn vacate(&self, seen: OwnerWord, vacancy: Vacancy) -> Vacated {
+        let vacated = seen.vacated(vacancy);
+        match self.owner.compare_exchange(
+            seen.bits(),
+            vacated.bits(),
+            ord(Site::Vacate),
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => Vacated::Done {
+                wake: seen.has_waiters(),
+            },
+            Err(_) => Vacated::Lost,
+        }
+    }
+
+    /// Gives back a grant with the predecessor's news as it was: `(me,g) -> what the grant
+    /// replaced,g`. `takeover` says how the predecessor went if the grant took over from it.
+    pub fn undo(&self, grant: Grant, takeover: fn(u32) -> Vacancy) -> Vacated {
+        let vacancy = match grant.from.owner() {
+            Owner::Vacant(vacancy) => vacancy,
+            Owner::Held(gone) => takeover(gone.pid()),
+            Owner::Renaming(_) | Owner::Corrupt => Vacancy::Released,
+        };
+        self.release(&grant, vacancy)
+    }
+
+    /// Whether the grant still stands.
+    #[inline]
+    #[must_use]
+    pub fn is_current(&self, grant: &Grant) -> bool {
+        self.owner().without_waiters() == grant.word
+            && self.epoch.load(Ordering::Relaxed) == grant.epoch
+    }
+
+    /// Counts the wake word up after a vacating CAS that saw the waiter bit; the futex
+    /// wake is the caller's.
+    pub fn bump_wake(&self) {
+        self.wake.fetch_add(1, ord(Site::WakeBump));
+    }
+
+    /// Reads the wake word, before announcing.
+    #[must_use]
+    pub fn wake_count(&self) -> u32 {
+        self.wake.load(ord(Site::Wake))
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(slot: &Slot, me: Identity) -> Grant {
+        match slot.take(slot.owner(), me, false) {
+            Taken::Granted(grant) => grant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn tokens_go_up_by_one_across_an_epoch() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        let last = (1 << super::super::word::EPOCH_SHIFT) - 2;
+        slot.owner.store(
+            OwnerWord::from_bits(0).at_token(last).bits(),
+            Ordering::Relaxed,
+        );
+        for token in last + 1..last + 5 {
+            let grant = take(&slot, me);
+            assert_eq!(grant.token(), token);
+            assert_eq!(slot.view().unwrap().token, token);
+            assert_eq!(
+                slot.release(&grant, Vacancy::Released),
+                Vacated::Done { wake: false }
+            );
+            assert_eq!(slot.release(&grant, Vacancy::Released), Vacated::Lost);
+        }
+        assert_eq!(slot.epoch.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_grant_from_a_judged_word_fails_once_that_word_has_gone() {
+        let slot = Slot::new();
+        let (dead, a, b) = (
+            Identity::new(1, 0),
+            Identity::new(2, 1),
+            Identity::new(3, 2),
+        );
+        let _ = take(&slot, dead);
+        let judged = slot.owner();
+        assert!(matches!(slot.take(judged, a, false), Taken::Granted(_)));
+        assert_eq!(slot.take(judged, b, false), Taken::Changed);
+    }
+
+    #[test]
+    fn the_waiter_bit_stays_when_a_slot_is_taken_over_and_goes_with_a_release() {
+        let slot = Slot::new();
+        let _dead = take(&slot, Identity::new(1, 0));
+        assert!(slot.announce(slot.owner()));
+        let heir = take_over(&slot, Identity::new(2, 1));
+        assert!(slot.owner().has_waiters());
+        assert_eq!(
+            slot.release(&heir, Vacancy::Released),
+            Vacated::Done { wake: true }
+        );
+        assert!(!slot.owner().has_waiters());
+    }
+
+    fn take_over(slot: &Slot, me: Identity) -> Grant {
+        take(slot, me)
+    }
+
+    #[test]
+    fn undoing_a_grant_keeps_the_news_of_who_left_before() {
+        let slot = Slot::new();
+        let gone = take(&slot, Identity::new(5, 0));
+        assert_eq!(
+            slot.release(&gone, Vacancy::Panicked(5)),
+            Vacated::Done { wake: false }
+        );
+        let grant = take(&slot, Identity::new(6, 1));
+        assert_eq!(
+            slot.undo(grant, Vacancy::Died),
+            Vacated::Done { wake: false }
+        );
+        assert_eq!(slot.owner().owner(), Owner::Vacant(Vacancy::Panicked(5)));
+    }
+}

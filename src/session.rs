@@ -1,0 +1,470 @@
+//! A process's attachment to a table: its record and byte lock, its keeper thread, and
+//! the registry that makes it one session a process and table.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
+use crate::holder::{FencingToken, escape_bytes};
+use crate::mapping::{Access, TableFile};
+use crate::os::byte_lock;
+use crate::os::certificate::Certificate;
+use crate::os::descriptor::{FileId, Kept};
+use crate::os::fork::{self, Gate};
+use crate::os::signals::{self, SignalMask};
+use crate::os::{clock, futex, process};
+use crate::place::{Place, Whereabouts};
+use crate::protocol::ordering::Site;
+use crate::protocol::reclaim;
+use crate::protocol::session::{Credentials, SessionRecord, Watch};
+use crate::protocol::slot::Grant;
+use crate::protocol::word::{Identity, Owner, OwnerWord};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, ord};
+use crate::view::{Futex, View, now_ms, previous_of};
+
+/// The sessions of this process. Touched only under a [`fork::ForkHold`], so that no
+/// child is born with it locked.
+static REGISTRY: Mutex<Vec<(FileId, Weak<Session>)>> = Mutex::new(Vec::new());
+
+/// A session, as its handles share it. Dropping the last detaches.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// What handles and the keeper thread both use.
+pub(crate) struct Shared {
+    pub(crate) view: View,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) identity: Identity,
+    place: Place,
+    witness: Option<Kept>,
+    /// The signal mask of whoever opened the table, for threads that run its callbacks.
+    creator_mask: SignalMask,
+    /// The time of the last heartbeat in milliseconds: grants are stamped with it, so
+    /// that the fast path reads no clock.
+    coarse_ms: AtomicU64,
+    stopping: AtomicU32,
+    watches: Mutex<HashMap<u32, Watch>>,
+    waits: Mutex<HashMap<u32, u32>>,
+    /// Slots that this session ever resolved: where a guard may have been forgotten.
+    resolved: Mutex<HashSet<u32>>,
+    lost_calls: Mutex<Vec<LostCall>>,
+}
+
+struct LostCall {
+    slot: u32,
+    grant: Grant,
+    name: Arc<str>,
+    call: Box<dyn FnOnce(Lost) + Send>,
+}
+
+/// Why the fast path is closed.
+pub(crate) enum Closed {
+    Forked(Forked),
+    Replaced(TableReplaced),
+}
+
+impl std::ops::Deref for Session {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Session {
+    /// This process's session in the table that `file` is open on: the one there is, or
+    /// a new one.
+    pub(crate) fn attach(file: &TableFile, share_witness: bool) -> Result<Arc<Self>, OpenError> {
+        // Kept to be dropped after the locks: the last handle of a session joins its keeper.
+        let mut closed = Vec::new();
+        // One lock for the whole attachment. It also keeps fork() out: a child born
+        // between the opening and the closing of the descriptor would inherit the open
+        // file description, and with it the byte lock, and outlive its parent.
+        let _hold = fork::hold_forks();
+        let mut registry = REGISTRY.lock();
+        registry.retain(|(_, session)| session.strong_count() > 0);
+        for (_, session) in registry.iter().filter(|(id, _)| *id == file.id()) {
+            let Some(session) = session.upgrade() else {
+                continue;
+            };
+            if session.gate.state() != Gate::OPEN {
+                closed.push(session);
+            } else if share_witness && session.witness.is_none() {
+                let path = file.path().to_path_buf();
+                return Err(OpenError::NoWitness { path });
+            } else {
+                return Ok(session);
+            }
+        }
+        let session = Arc::new(Self::attach_anew(file, share_witness)?);
+        registry.push((file.id(), Arc::downgrade(&session)));
+        Ok(session)
+    }
+
+    fn attach_anew(opened: &TableFile, share_witness: bool) -> Result<Self, OpenError> {
+        let path = opened.path().to_path_buf();
+        // Opened again while nothing can fork: a child may have inherited the first.
+        let file = TableFile::open(&path, Access::ReadWrite)?;
+        if file.id() != opened.id() {
+            return Err(OpenError::Unstable { path });
+        }
+        let gate = new_gate(&path)?;
+        let place = Place::new(&file).map_err(io_error(&path, "opening the table's directory"))?;
+        let view = View::new(&file, &gate)?;
+        let index = claim_record(&view, file.as_fd())?;
+        let now_ms = now_ms();
+        let pid = process::pid();
+        if let Some(record) = view.record(index) {
+            record.certificate().swap(0, Ordering::Relaxed);
+            record.open(&Credentials {
+                pid,
+                shares_witness: share_witness,
+                pid_namespace: view.pid_namespace.unwrap_or(0),
+                now_ms,
+                command: process::command_name(),
+            });
+        }
+        let witness = match share_witness {
+            true => {
+                Some(Kept::new(file.into_fd()).map_err(io_error(&path, "keeping the witness"))?)
+            }
+            false => {
+                drop(file);
+                None
+            }
+        };
+        if view.probe.is_locked(byte_lock::session_byte(index)) != Some(true) {
+            return Err(OpenError::LocksNotKept { path });
+        }
+        let shared = Arc::new(Shared {
+            view,
+            gate,
+            identity: Identity::new(pid, index),
+            place,
+            witness,
+            creator_mask: SignalMask::current(),
+            coarse_ms: AtomicU64::new(now_ms),
+            stopping: AtomicU32::new(0),
+            watches: Mutex::default(),
+            waits: Mutex::default(),
+            resolved: Mutex::default(),
+            lost_calls: Mutex::default(),
+        });
+        let for_keeper = Arc::clone(&shared);
+        let keeper = thread::Builder::new()
+            .name("caslock-keeper".into())
+            .spawn(move || for_keeper.keep())
+            .map_err(io_error(&path, "starting the keeper thread"))?;
+        Ok(Self {
+            shared,
+            keeper: Some(keeper),
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.gate.is_wiped() {
+            // The thread is the parent's. Dropped, its handle would detach whichever
+            // thread has got the same id in this process.
+            std::mem::forget(self.keeper.take());
+            return;
+        }
+        self.stopping.swap(1, ord(Site::WakeBump));
+        self.view.notify(self.identity.session());
+        if let Some(keeper) = self.keeper.take() {
+            // It runs nobody's code but ours, and has nothing to tell.
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// A gate for one mapping of the table at `path`.
+pub(crate) fn new_gate(path: &Path) -> Result<Arc<Gate>, OpenError> {
+    let gate = Gate::new().map_err(io_error(path, "mapping a page that a fork wipes"))?;
+    Ok(Arc::new(gate))
+}
+
+/// Finds a session record that nobody has, and locks its byte through `fd`.
+fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
+    let lock = |index: u32| {
+        byte_lock::try_lock(fd, byte_lock::session_byte(index))
+            .map_err(io_error(&view.path, "locking a session's byte"))
+    };
+    let records = || (0_u32..).zip(view.mapping.sessions());
+    // Detached or never used: no slot can name it, so it needs no sweep.
+    for (index, _) in records().filter(|(_, record)| !record.is_active()) {
+        if !lock(index)? {
+            continue;
+        }
+        if !view.record(index).is_some_and(SessionRecord::is_active) {
+            return Ok(index);
+        }
+        // Another session was here in between, and died. Kept locked it would seem alive.
+        let _ = byte_lock::unlock(fd, byte_lock::session_byte(index));
+    }
+    // Every record has been used: those whose byte can be locked are the dead ones'. One
+    // pass over the slots serves them all.
+    let mut dead = Vec::new();
+    for (index, _) in records() {
+        if lock(index)? {
+            dead.push(index);
+        }
+    }
+    let sessions = view.geometry.sessions;
+    let Some((&mine, others)) = dead.split_first() else {
+        return Err(OpenError::SessionsFull {
+            path: view.path.clone(),
+            sessions,
+        });
+    };
+    let mut is_dead = vec![false; sessions as usize];
+    dead.iter()
+        .for_each(|&index| is_dead[index as usize] = true);
+    reclaim::sweep(
+        view.mapping.slots(),
+        |session| is_dead.get(session as usize).copied().unwrap_or(false),
+        &Futex,
+    );
+    for &index in &dead {
+        if let Some(record) = view.record(index) {
+            record.close();
+        }
+    }
+    for &index in others {
+        // Kept too long at worst: until this session ends.
+        let _ = byte_lock::unlock(fd, byte_lock::session_byte(index));
+    }
+    Ok(mine)
+}
+
+impl Shared {
+    pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
+        self.witness.as_ref()?.borrow()
+    }
+
+    pub(crate) fn record(&self) -> &SessionRecord {
+        &self.view.mapping.sessions()[self.identity.session() as usize]
+    }
+
+    #[inline]
+    pub(crate) fn coarse_ms(&self) -> u64 {
+        self.coarse_ms.load(Ordering::Relaxed)
+    }
+
+    /// Why no grant is to be had from this session, if that is so.
+    pub(crate) fn closed(&self) -> Option<Closed> {
+        match self.gate.state() {
+            Gate::OPEN => None,
+            Gate::CLOSED => Some(Closed::Replaced(TableReplaced {
+                path: self.view.path.clone(),
+            })),
+            _ => Some(Closed::Forked(self.forked())),
+        }
+    }
+
+    pub(crate) fn forked(&self) -> Forked {
+        Forked {
+            path: self.view.path.clone(),
+        }
+    }
+
+    pub(crate) fn note_resolved(&self, slot: u32) {
+        self.resolved.lock().insert(slot);
+    }
+
+    /// For how long the holder in `word` has been seen silent by this process, in
+    /// nanoseconds; 0 for a holder that the table does not know.
+    pub(crate) fn silence(&self, slot: u32, word: OwnerWord, holder: Identity, now_ns: u64) -> u64 {
+        let Some(record) = self.view.record(holder.session()) else {
+            return 0;
+        };
+        let cap_ns = 2 * nanos(self.view.geometry.poll());
+        let mut watches = self.watches.lock();
+        let life = record.life_sign();
+        let watch = watches
+            .entry(slot)
+            .or_insert_with(|| Watch::new(word, life, now_ns));
+        let silent = watch.look(word, life, now_ns, cap_ns);
+        // Looked at again last of all: a beat meanwhile starts over.
+        if record.life_sign() == watch.life() {
+            silent
+        } else {
+            0
+        }
+    }
+
+    pub(crate) fn forget_watch(&self, slot: u32) {
+        self.watches.lock().remove(&slot);
+    }
+
+    /// Counts a thread of this process in or out of the waiters for `slot`.
+    pub(crate) fn show_waiting(&self, slot: u32, by: i32) {
+        let mut waits = self.waits.lock();
+        let count = waits.entry(slot).or_insert(0);
+        *count = count.saturating_add_signed(by);
+        let count = *count;
+        if count == 0 {
+            waits.remove(&slot);
+        }
+        self.record().show_waiting(slot, count);
+    }
+
+    /// Has `call` called when the grant is found revoked.
+    pub(crate) fn on_lost(
+        &self,
+        slot: u32,
+        grant: Grant,
+        name: Arc<str>,
+        call: Box<dyn FnOnce(Lost) + Send>,
+    ) {
+        self.lost_calls.lock().push(LostCall {
+            slot,
+            grant,
+            name,
+            call,
+        });
+        // It may be lost already: have the keeper look now.
+        self.view.notify(self.identity.session());
+    }
+
+    /// The guard is about to release: its callbacks are not to be called any more.
+    #[cold]
+    pub(crate) fn forget_lost_calls(&self, slot: u32, grant: Grant) {
+        let is_its = |call: &mut LostCall| call.slot == slot && call.grant == grant;
+        let silenced = self
+            .lost_calls
+            .lock()
+            .extract_if(.., is_its)
+            .collect::<Vec<_>>();
+        // Dropped without the lock: what the closures own may want it.
+        drop(silenced);
+    }
+
+    /// How a grant that is no longer current was lost.
+    pub(crate) fn lost(&self, slot: u32, grant: &Grant, name: &str) -> Lost {
+        let how = match self.view.slot(slot).view() {
+            Some(now) if now.token == grant.token() => {
+                LostHow::Vacated(previous_of(now.word.owner(), now.token))
+            }
+            Some(now) => match now.word.owner() {
+                Owner::Held(holder) if self.view.knows(holder) => {
+                    LostHow::TakenOver(self.view.holder(holder, &now))
+                }
+                _ => LostHow::Gone,
+            },
+            None => LostHow::Gone,
+        };
+        Lost {
+            name: escape_bytes(name.as_bytes()),
+            token: FencingToken(grant.token()),
+            how,
+        }
+    }
+
+    /// The keeper thread: beats, watches over the file's place, brings news of losses.
+    fn keep(&self) {
+        signals::block_all();
+        let record = self.record();
+        let certificate = Certificate::register(record.certificate());
+        if let Err(error) = &certificate {
+            // Waiters then find a death at their next poll, or by the byte lock alone.
+            tracing::debug!(%error, "no certificate");
+        }
+        let period = nanos(self.view.geometry.beat());
+        let mut due = clock::now_ns();
+        loop {
+            let notices = record.notice().load(ord(Site::Wake));
+            if self.stopping.load(ord(Site::Wake)) == 1 {
+                break;
+            }
+            let now = clock::now_ns();
+            let is_due = now >= due;
+            if is_due {
+                record.beat(now / 1_000_000);
+                self.coarse_ms.swap(now / 1_000_000, Ordering::Relaxed);
+                due = now + period;
+            }
+            self.look_around(is_due);
+            futex::wait(record.notice(), notices, due);
+        }
+        if let Ok(certificate) = certificate {
+            certificate.withdraw();
+        }
+        if !self.holds_any() {
+            record.close();
+        }
+    }
+
+    /// What the keeper looks after besides its beat: the file's place, and lost grants.
+    fn look_around(&self, is_due: bool) {
+        if is_due
+            && self.gate.state() == Gate::OPEN
+            && self.place.check(&self.view.probe) == Whereabouts::Gone
+        {
+            self.gate.close();
+            let table = self.view.path.clone();
+            self.aside(move || {
+                tracing::error!(table = %table.display(), "lock table unlinked or replaced; no further grants");
+            });
+        }
+        let is_lost = |call: &mut LostCall| !self.view.slot(call.slot).is_current(&call.grant);
+        let calls = self
+            .lost_calls
+            .lock()
+            .extract_if(.., is_lost)
+            .collect::<Vec<_>>();
+        for LostCall {
+            slot,
+            grant,
+            name,
+            call,
+        } in calls
+        {
+            let lost = self.lost(slot, &grant, &name);
+            self.aside(move || {
+                tracing::warn!(%lost, "grant lost");
+                call(lost);
+            });
+        }
+    }
+
+    /// Runs the application's code on a thread of its own: whatever it does, panicking,
+    /// forking or taking its time, the heart goes on beating.
+    fn aside(&self, code: impl FnOnce() + Send + 'static) {
+        let mask = self.creator_mask;
+        let thread = thread::Builder::new()
+            .name("caslock-notice".into())
+            .spawn(move || {
+                mask.apply();
+                code();
+            });
+        if let Err(error) = thread {
+            tracing::error!(%error, "no thread to tell of a lost grant");
+        }
+    }
+
+    /// Whether a guard was forgotten: then the record stays as a dead session's does,
+    /// and is swept before it is used again.
+    fn holds_any(&self) -> bool {
+        let slots = std::iter::once(0)
+            .chain(self.resolved.lock().iter().copied())
+            .collect::<Vec<_>>();
+        slots
+            .into_iter()
+            .any(|slot| self.view.slot(slot).owner().owner() == Owner::Held(self.identity))
+    }
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

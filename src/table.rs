@@ -1,0 +1,382 @@
+//! Opening and creating lock tables, and what one does with an open one.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{ForceReleaseError, InspectError, LockError, OpenError, io_error};
+use crate::holder::FencingToken;
+use crate::inspect::{Forced, Snapshot};
+use crate::layout::Geometry;
+use crate::lock::Lock;
+use crate::mapping::{Access, Mapping, TableFile};
+use crate::os::byte_lock;
+use crate::os::clock;
+use crate::protocol::names::Key;
+use crate::protocol::reclaim;
+use crate::protocol::session::SessionRecord;
+use crate::session::{Closed, Session, new_gate};
+
+/// When a slot may be taken from a holder that lives; fixed when a table is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reclaim {
+    /// From a holder that has sent no heartbeat for a whole lease, by a waiter that has
+    /// watched it for all of that time. The default, with a lease of 10 s.
+    OnExpiry {
+        /// How long a holder may be silent: 100 ms to a day, in whole milliseconds.
+        lease: Duration,
+    },
+    /// Never: exclusion survives SIGSTOP, debuggers and suspend, and a holder that hangs
+    /// is waited for until somebody ends it.
+    OnDeath,
+}
+
+impl Default for Reclaim {
+    fn default() -> Self {
+        Self::OnExpiry {
+            lease: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Reclaim {
+    /// The policy as a table keeps it: a lease in whole milliseconds.
+    fn in_whole_ms(self) -> Self {
+        match self {
+            Self::OnExpiry { lease } => {
+                let ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+                Self::OnExpiry {
+                    lease: Duration::from_millis(ms),
+                }
+            }
+            Self::OnDeath => self,
+        }
+    }
+}
+
+impl std::fmt::Display for Reclaim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OnExpiry { lease } => write!(f, "on-expiry (lease {lease:?})"),
+            Self::OnDeath => f.write_str("on-death"),
+        }
+    }
+}
+
+/// How a table is to be opened, and what it is to be like if it has to be created.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("app.table");
+/// use caslock::{LockTable, Reclaim};
+///
+/// let table = LockTable::options().slots(65_536).sessions(1024)
+///     .reclaim(Reclaim::OnDeath).mode(0o600).open(&path)?;
+/// assert_eq!(table.reclaim(), Reclaim::OnDeath);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open`, `open_existing` or `create`"]
+pub struct Options {
+    slots: u32,
+    sessions: u32,
+    reclaim: Option<Reclaim>,
+    mode: u32,
+    share_witness: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slots: 4096,
+            sessions: 256,
+            reclaim: None,
+            mode: 0o600,
+            share_witness: false,
+        }
+    }
+}
+
+impl Options {
+    /// How many names a new table can have at a time: 1 to 16,000,000; 4096 by default.
+    pub const fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// How many processes can use a new table at a time: 1 to 4088; 256 by default.
+    pub const fn sessions(mut self, sessions: u32) -> Self {
+        self.sessions = sessions;
+        self
+    }
+
+    /// The reclaim policy of a new table. A table that exists must have this very one,
+    /// or opening it fails: exclusion is not weakened without a word.
+    pub const fn reclaim(mut self, reclaim: Reclaim) -> Self {
+        self.reclaim = Some(reclaim);
+        self
+    }
+
+    /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
+    /// Every user of a table needs to read and write it; the world never may.
+    pub const fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Keeps the descriptor that carries this session's byte lock open, for a child to
+    /// inherit; see [`LockTable::witness`]. The first to open a table in a process decides:
+    /// later, [`OpenError::NoWitness`] says that there is none.
+    pub const fn share_witness(mut self, share: bool) -> Self {
+        self.share_witness = share;
+        self
+    }
+
+    /// Opens the table at `path`, or creates it first.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], one variant a situation.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<LockTable, OpenError> {
+        let path = path.as_ref();
+        // Between a look and the next step the file may come or go; a few rounds tell
+        // that from a path that somebody keeps replacing.
+        for _ in 0..8 {
+            match TableFile::open(path, Access::ReadWrite) {
+                Err(OpenError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+                Ok(file) => return self.attach(file),
+            }
+            match self.create(path) {
+                Ok(()) | Err(OpenError::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(OpenError::Unstable {
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Opens the table at `path`, which must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NotFound`], or as for [`Options::open`].
+    pub fn open_existing(self, path: impl AsRef<Path>) -> Result<LockTable, OpenError> {
+        self.attach(TableFile::open(path.as_ref(), Access::ReadWrite)?)
+    }
+
+    /// Creates the table at `path`, complete before it can be seen, without attaching.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::AlreadyExists`], or as for [`Options::open`].
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<(), OpenError> {
+        let path = path.as_ref();
+        let geometry = Geometry::new(self.slots, self.sessions, self.reclaim.unwrap_or_default())
+            .map_err(|reason| OpenError::Geometry {
+            path: path.to_path_buf(),
+            reason,
+        })?;
+        TableFile::create(path, &geometry, self.mode)
+    }
+
+    fn attach(&self, file: TableFile) -> Result<LockTable, OpenError> {
+        let found = file.geometry().reclaim();
+        if let Some(wanted) = self.reclaim.filter(|wanted| wanted.in_whole_ms() != found) {
+            return Err(OpenError::PolicyDiffers {
+                path: file.path().to_path_buf(),
+                wanted: wanted.to_string(),
+                found: found.to_string(),
+            });
+        }
+        reset_after_reboot(&file)?;
+        Ok(LockTable {
+            session: Session::attach(&file, self.share_witness)?,
+        })
+    }
+}
+
+/// Resets a table of an earlier boot, once, whoever comes first.
+fn reset_after_reboot(file: &TableFile) -> Result<(), OpenError> {
+    /// How long to wait for another process that resets: the work takes milliseconds.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let path = || file.path().to_path_buf();
+    let io = |doing| io_error(file.path(), doing);
+    let boot = clock::boot_id().map_err(io("reading the boot id (is /proc mounted?)"))?;
+    if file.boot_id() == boot {
+        return Ok(());
+    }
+    let gate = new_gate(file.path())?;
+    let mapping = file.map(&gate)?;
+    let begun = Instant::now();
+    while !byte_lock::try_lock(file.as_fd(), byte_lock::RESET_BYTE)
+        .map_err(io("locking the table for its reset"))?
+    {
+        if begun.elapsed() > PATIENCE {
+            return Err(OpenError::ResetBlocked { path: path() });
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let outcome = reset_locked(file, &mapping, boot);
+    // The description that has this lock goes on to carry the session.
+    byte_lock::unlock(file.as_fd(), byte_lock::RESET_BYTE)
+        .map_err(io("unlocking the table after its reset"))?;
+    // Told once the table is free again: a subscriber may want a lock of it.
+    if outcome? {
+        tracing::info!(table = %file.path().display(), "reset after a reboot");
+    }
+    Ok(())
+}
+
+/// Resets the table, unless another process has done so meanwhile: then false.
+fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<bool, OpenError> {
+    let header = mapping.header();
+    if header.boot_id() == boot {
+        return Ok(false);
+    }
+    let sessions = mapping.sessions();
+    let bytes = sessions.len() as u64;
+    let held = byte_lock::any_locked(file.as_fd(), byte_lock::session_byte(0), bytes)
+        .map_err(io_error(file.path(), "asking for sessions of the table"))?;
+    if held {
+        let path = file.path().to_path_buf();
+        return Err(OpenError::ResetBlocked { path });
+    }
+    reclaim::reset(&mapping.as_names(), |slot| {
+        let key = mapping.names()[slot as usize].read();
+        key.is_some_and(|key: Key| header.hash(&key.to_bytes()) == key.hash())
+    });
+    sessions.iter().for_each(SessionRecord::close);
+    header.set_boot_id(boot);
+    Ok(true)
+}
+
+/// An open lock table: this process's one session in it, shared by all clones.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("app.table");
+/// let table = caslock::LockTable::open(&path)?; // opens, or creates with the defaults
+/// let lock = table.lock("nightly-report")?;     // resolves the name once
+/// let guard = lock.acquire()?;
+/// println!("fencing token {}, {}", guard.token(), guard.previous());
+/// guard.release()?;                             // an error if it was revoked
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct LockTable {
+    session: Arc<Session>,
+}
+
+impl std::fmt::Debug for LockTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LockTable")
+            .field("path", &self.path())
+            .field("session", &self.session())
+            .finish()
+    }
+}
+
+impl LockTable {
+    /// Opens the table at `path`, or creates it with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], one variant a situation.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open(path)
+    }
+
+    /// How to open a table otherwise than by the defaults.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Resolves `name` into a lock, creating the name if the table does not have it.
+    ///
+    /// Names are 1 to 255 bytes of UTF-8. Resolving costs a hash and a probe; keep the
+    /// [`Lock`] where it is used often. A name that nobody uses is forgotten when a full
+    /// table needs its slot; its tokens go on where they were when it comes back.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`]: an impossible name, a full table, a replaced file, a fork.
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, LockError> {
+        match self.session.closed() {
+            Some(Closed::Forked(forked)) => return Err(forked.into()),
+            Some(Closed::Replaced(replaced)) => return Err(replaced.into()),
+            None => {}
+        }
+        Lock::resolve(&self.session, name.as_ref())
+    }
+
+    /// A snapshot of slots, holders, waiters and sessions.
+    ///
+    /// Each slot is read as of one moment, the table as a whole is not.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError::Forked`] in a forked child.
+    pub fn inspect(&self) -> Result<Snapshot, InspectError> {
+        self.not_forked()?;
+        Ok(crate::inspect::snapshot(&self.session.view))
+    }
+
+    /// Takes the grant `token` of `name` from its holder, alive or not.
+    ///
+    /// The holder's guard turns stale: it can no longer release or alter anything, but its
+    /// code runs on until it looks ([`Guard::is_held`](crate::Guard::is_held)). On an
+    /// abandoned slot this acknowledges the news, and the next owner is not told.
+    ///
+    /// # Errors
+    ///
+    /// [`ForceReleaseError`]; nothing was changed then.
+    pub fn force_release(
+        &self,
+        name: impl AsRef<str>,
+        token: impl Into<FencingToken>,
+    ) -> Result<Forced, ForceReleaseError> {
+        self.not_forked()
+            .map_err(|InspectError::Forked(forked)| forked)?;
+        crate::inspect::force_release(&self.session.view, name.as_ref(), token.into())
+    }
+
+    fn not_forked(&self) -> Result<(), InspectError> {
+        if self.session.gate.is_wiped() {
+            return Err(self.session.forked().into());
+        }
+        Ok(())
+    }
+
+    /// The table's path, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.session.view.path()
+    }
+
+    /// The table's reclaim policy.
+    #[must_use]
+    pub fn reclaim(&self) -> Reclaim {
+        self.session.view.geometry.reclaim()
+    }
+
+    /// The index of this process's session in the table.
+    #[must_use]
+    pub fn session(&self) -> u32 {
+        self.session.identity.session()
+    }
+
+    /// The descriptor that carries this session's byte lock, with [`Options::share_witness`].
+    ///
+    /// A child that inherits it (clear `FD_CLOEXEC` between fork and exec) keeps the
+    /// session from counting as dead: its locks are not granted to others while any
+    /// process of the job lives, as with flock(1). It still expires with its keeper.
+    #[must_use]
+    pub fn witness(&self) -> Option<BorrowedFd<'_>> {
+        self.session.witness()
+    }
+}

@@ -1,0 +1,215 @@
+//! A mapped table with what it takes to judge its holders: the ground that a session, an
+//! inspector and an operator's force-release all stand on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{OpenError, io_error};
+use crate::holder::{CommandName, Departed, FencingToken, Holder, Liveness, Previous};
+use crate::layout::Geometry;
+use crate::mapping::{Mapping, TableFile};
+use crate::os::byte_lock::{self, Probe};
+use crate::os::fork::Gate;
+use crate::os::{certificate, clock, futex, process};
+use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
+use crate::protocol::ordering::Site;
+use crate::protocol::session::{SessionRecord, SessionView};
+use crate::protocol::slot::{Slot, SlotView};
+use crate::protocol::wait::Wake;
+use crate::protocol::word::{Identity, Owner, Vacancy};
+use crate::sync::{AtomicU32, Ordering, ord};
+
+/// A mapped table, and this process's means to ask after its sessions.
+pub(crate) struct View {
+    pub(crate) path: PathBuf,
+    pub(crate) mapping: Mapping,
+    pub(crate) geometry: Geometry,
+    pub(crate) probe: Probe,
+    /// This process's PID namespace, if `/proc` is of it.
+    pub(crate) pid_namespace: Option<u64>,
+}
+
+/// The kernel's futex, as the protocol's waker.
+pub(crate) struct Futex;
+
+impl Wake for Futex {
+    fn wake_one(&self, wake: &AtomicU32) {
+        futex::wake(wake, 1);
+    }
+}
+
+impl View {
+    /// Maps the table that `file` is open on.
+    pub(crate) fn new(file: &TableFile, gate: &Arc<Gate>) -> Result<Self, OpenError> {
+        let path = file.path();
+        let reopened = file
+            .reopen()
+            .map_err(io_error(path, "opening the table again"))?;
+        Ok(Self {
+            probe: Probe::new(reopened, path)
+                .map_err(io_error(path, "reading the table's status"))?,
+            mapping: file.map(gate)?,
+            geometry: *file.geometry(),
+            pid_namespace: process::pid_namespace(),
+            path: path.to_path_buf(),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn names(&self) -> Names<'_> {
+        Names {
+            naming: self.mapping.naming(),
+            index: self.mapping.index(),
+            slots: self.mapping.slots(),
+            records: self.mapping.names(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: u32) -> &Slot {
+        &self.mapping.slots()[index as usize]
+    }
+
+    pub(crate) fn name_record(&self, slot: u32) -> &NameRecord {
+        &self.mapping.names()[slot as usize]
+    }
+
+    /// The record of a session; `None` for a number that the table does not have.
+    pub(crate) fn record(&self, session: u32) -> Option<&SessionRecord> {
+        self.mapping.sessions().get(session as usize)
+    }
+
+    pub(crate) fn key(&self, name: &[u8]) -> Option<Key> {
+        Key::new(name, self.mapping.header().hash(name))
+    }
+
+    /// Whether the session that wrote an owner word as `holder` is certainly gone.
+    ///
+    /// `None`: the kernel could not be asked, and nothing may be concluded. The word must
+    /// have been read before, and is compared again by the CAS that acts on the answer.
+    pub(crate) fn is_dead(&self, holder: Identity) -> Option<bool> {
+        let record = self.record(holder.session())?;
+        let before = record.view();
+        if before.is_some_and(|view| view.active && view.credentials.pid != holder.pid()) {
+            // The record has another owner by now, so it had been given up: a session
+            // keeps its PID for life.
+            return Some(true);
+        }
+        // The byte is locked for exactly as long as the session's address space lives.
+        if !self
+            .probe
+            .is_locked(byte_lock::session_byte(holder.session()))?
+        {
+            return Some(true);
+        }
+        Some(before.is_some_and(|view| self.is_exiting(record, &view)))
+    }
+
+    /// The shortcut for a process that is being torn down: its memory, and with it the
+    /// byte lock, can take a tenth of a second a gigabyte to go, but none of its tasks
+    /// will run user code again. Asked only when its certificate says that it is worth it.
+    fn is_exiting(&self, record: &SessionRecord, view: &SessionView) -> bool {
+        let who = &view.credentials;
+        let same_namespace = self.pid_namespace == Some(who.pid_namespace);
+        view.active
+            && same_namespace
+            && !who.shares_witness
+            && certificate::is_marked(record.certificate().load(Ordering::Relaxed))
+            && process::all_tasks_exiting(who.pid) == Some(true)
+            // The record still is that process's: the answer was about the right one.
+            && record.view().is_some_and(|now| {
+                now.life.is_same_session(&view.life) && now.credentials == *who
+            })
+    }
+
+    pub(crate) fn liveness(&self, holder: Identity) -> (Liveness, Duration) {
+        let age = self.heartbeat_age(holder.session());
+        let liveness = match self.is_dead(holder) {
+            None => Liveness::Unknown,
+            Some(true) => Liveness::Dead,
+            Some(false) if age > self.geometry.silence() => Liveness::Late,
+            Some(false) => Liveness::Alive,
+        };
+        (liveness, age)
+    }
+
+    fn heartbeat_age(&self, session: u32) -> Duration {
+        let beat_ms = self
+            .record(session)
+            .and_then(SessionRecord::view)
+            .map_or(0, |view| view.beat_ms);
+        since(beat_ms)
+    }
+
+    /// Describes the holder in a slot, for people.
+    pub(crate) fn holder(&self, who: Identity, slot: &SlotView) -> Holder {
+        let (liveness, heartbeat_age) = self.liveness(who);
+        let command = self
+            .record(who.session())
+            .and_then(SessionRecord::view)
+            .filter(|view| view.credentials.pid == who.pid())
+            .map_or_else(CommandName::default, |view| {
+                CommandName::from_words(view.credentials.command)
+            });
+        Holder {
+            pid: who.pid(),
+            session: who.session(),
+            command,
+            token: FencingToken(slot.token),
+            held_for: since(slot.since_ms),
+            liveness,
+            heartbeat_age,
+        }
+    }
+
+    /// Tells a session's keeper that one of its grants was revoked.
+    pub(crate) fn notify(&self, session: u32) {
+        if let Some(record) = self.record(session) {
+            record.notice().fetch_add(1, ord(Site::WakeBump));
+            futex::wake(record.notice(), 1);
+        }
+    }
+
+    /// Whether `who` is an owner that this table can have.
+    pub(crate) fn knows(&self, who: Identity) -> bool {
+        who.session() < self.geometry.sessions
+    }
+
+    /// Whether the holder of a slot may be evicted for its silence: never the holder of
+    /// the naming lock, which would come back and write.
+    pub(crate) fn lease_of(&self, slot: u32) -> Option<Duration> {
+        self.geometry.lease().filter(|_| slot != NamingWords::SLOT)
+    }
+}
+
+/// How long ago a coarse time was, by this process's monotonic clock.
+pub(crate) fn since(ms: u64) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(ms))
+}
+
+pub(crate) fn now_ms() -> u64 {
+    clock::now_ns() / 1_000_000
+}
+
+/// How a vacant slot's last grant, of `token`, ended.
+pub(crate) fn previous_of(owner: Owner, token: u64) -> Previous {
+    let departed = |pid, panicked| Departed {
+        pid,
+        token: FencingToken(token),
+        panicked,
+    };
+    match owner {
+        Owner::Vacant(Vacancy::Died(pid)) => Previous::Died(departed(pid, false)),
+        Owner::Vacant(Vacancy::Panicked(pid)) => Previous::Died(departed(pid, true)),
+        Owner::Vacant(Vacancy::Expired(pid)) => Previous::Expired(departed(pid, false)),
+        Owner::Vacant(Vacancy::Forced(pid)) => Previous::Forced(departed(pid, false)),
+        Owner::Vacant(Vacancy::Released) => Previous::Released,
+        Owner::Vacant(Vacancy::Fresh) | Owner::Held(_) | Owner::Renaming(_) | Owner::Corrupt => {
+            Previous::None
+        }
+    }
+}
