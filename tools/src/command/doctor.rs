@@ -1,0 +1,406 @@
+//! `caslock doctor`: what is wrong, and what to do about it.
+//!
+//! Each check is one line: `ok`, `warn` for what will mend itself or can wait, `FAIL` for
+//! what somebody has to do something about.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use caslock::{
+    Holder, Inspector, Liveness, OpenError, Reclaim, SessionInfo, SlotInfo, SlotState, Snapshot,
+    TableInfo, human,
+};
+
+use crate::exit_code::ExitCode;
+use crate::output::{Out, Paint, argument, printable};
+use crate::sys;
+
+pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
+    let mut report = Report {
+        out: Out::stdout(),
+        failed: false,
+    };
+    match Inspector::open(path) {
+        // Not a finding, but nothing to look at.
+        Err(error @ OpenError::NotFound { .. }) => return Err(error.into()),
+        Err(error) => report.line(Verdict::Fail, "table", format_args!("{error}"))?,
+        Ok(inspector) => examine(&mut report, path, &inspector.snapshot()?)?,
+    }
+    report.out.finish()?;
+    Ok(match report.failed {
+        true => ExitCode::Refused,
+        false => ExitCode::Success,
+    })
+}
+
+fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let table = &snapshot.table;
+    describe(report, table)?;
+    file(report, path)?;
+    directory(report, path)?;
+    place(report, path, table)?;
+    boot(report, table)?;
+    for slot in &snapshot.slots {
+        slot_state(report, slot, table.reclaim)?;
+    }
+    holders(report, snapshot)?;
+    naming(report, table)?;
+    names(report, table)?;
+    sessions(report, table, &snapshot.sessions)?;
+    namespaces(report, &snapshot.sessions)?;
+    kernel(report)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+struct Report {
+    out: Out,
+    failed: bool,
+}
+
+impl Report {
+    fn line(&mut self, verdict: Verdict, on: &str, text: fmt::Arguments<'_>) -> io::Result<()> {
+        let (word, paint) = match verdict {
+            Verdict::Ok => ("ok", Paint::Green),
+            Verdict::Warn => ("warn", Paint::Yellow),
+            Verdict::Fail => ("FAIL", Paint::Red),
+        };
+        self.failed |= verdict == Verdict::Fail;
+        self.out.painted(paint, word)?;
+        let gap = 6 - word.len();
+        writeln!(
+            self.out,
+            "{:gap$}{on:<10} {}",
+            "",
+            printable(&text.to_string())
+        )
+    }
+
+    fn ok(&mut self, on: &str, text: fmt::Arguments<'_>) -> io::Result<()> {
+        self.line(Verdict::Ok, on, text)
+    }
+
+    fn warn(&mut self, on: &str, text: fmt::Arguments<'_>) -> io::Result<()> {
+        self.line(Verdict::Warn, on, text)
+    }
+
+    fn fail(&mut self, on: &str, text: fmt::Arguments<'_>) -> io::Result<()> {
+        self.line(Verdict::Fail, on, text)
+    }
+}
+
+fn describe(report: &mut Report, table: &TableInfo) -> io::Result<()> {
+    let policy = match table.reclaim {
+        Reclaim::OnExpiry { lease } => format!("on-expiry with a lease of {}", human(lease)),
+        Reclaim::OnDeath => "on-death".to_owned(),
+        other => format!("{other:?}"),
+    };
+    report.ok(
+        "table",
+        format_args!(
+            "{}, {policy}, format {}, id {}",
+            table.path.display(),
+            table.format,
+            table.id
+        ),
+    )
+}
+
+/// The rules that every open applies; it has just been opened, so this is for the reader.
+fn file(report: &mut Report, path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => report.ok(
+            "file",
+            format_args!(
+                "{} bytes, {} link, user {}, group {}, mode {:04o}",
+                found.len(),
+                found.nlink(),
+                found.uid(),
+                found.gid(),
+                found.mode() & 0o7777
+            ),
+        ),
+        Err(error) => report.fail("file", format_args!("cannot be examined: {error}")),
+    }
+}
+
+/// Who may write in the directory may put another file in the table's place.
+fn directory(report: &mut Report, path: &Path) -> io::Result<()> {
+    const STICKY: u32 = 0o1000;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let found = match fs::metadata(directory) {
+        Ok(found) => found,
+        Err(error) => {
+            return report.warn("directory", format_args!("cannot be examined: {error}"));
+        }
+    };
+    let (name, mode) = (directory.display(), found.mode() & 0o7777);
+    if mode & 0o002 != 0 && mode & STICKY == 0 {
+        report.fail(
+            "directory",
+            format_args!(
+                "{name}: mode {mode:04o}, so anybody can replace the table; chmod o-w, or +t"
+            ),
+        )
+    } else {
+        report.ok(
+            "directory",
+            format_args!("{name}: user {}, mode {mode:04o}", found.uid()),
+        )
+    }
+}
+
+fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> {
+    if !table.in_place {
+        return report.fail(
+            "in place",
+            format_args!("the file was unlinked or replaced just now; look again"),
+        );
+    }
+    let left_behind = users_of_a_deleted_file(path);
+    for process in &left_behind {
+        report.fail(
+            "in place",
+            format_args!(
+                "{process} still uses a deleted file of this name and is excluded from \
+                 nothing here; restart it"
+            ),
+        )?;
+    }
+    match left_behind.is_empty() {
+        true => report.ok(
+            "in place",
+            format_args!("no process uses a deleted file of this name"),
+        ),
+        false => Ok(()),
+    }
+}
+
+/// The processes that have mapped a file that once stood at the path. What cannot be read
+/// (other users' processes, for one) is passed over.
+fn users_of_a_deleted_file(path: &Path) -> Vec<String> {
+    let mapped = format!(" {} (deleted)", path.display());
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let mut users = Vec::new();
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(maps) = fs::read(process.path().join("maps")) else {
+            continue;
+        };
+        if String::from_utf8_lossy(&maps)
+            .lines()
+            .any(|line| line.ends_with(&mapped))
+        {
+            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(format!("process {pid} ({})", command.trim_end()));
+        }
+    }
+    users
+}
+
+fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
+    if table.current_boot {
+        report.ok("boot", format_args!("written under this boot"))
+    } else {
+        report.warn(
+            "boot",
+            format_args!(
+                "written under another boot; the next process to use it resets it, \
+                 tokens go on above {}",
+                table.token_floor
+            ),
+        )
+    }
+}
+
+/// Says what there is to say of a lock that is not simply free or in good hands.
+fn slot_state(report: &mut Report, slot: &SlotInfo, reclaim: Reclaim) -> io::Result<()> {
+    let (name, token) = (&slot.name, slot.token);
+    let pasted = argument(name);
+    match (slot.state, slot.holder) {
+        (SlotState::Corrupt, _) => report.fail(
+            "lock",
+            format_args!(
+                "\"{name}\": damaged owner word; \
+                 caslock force-release {pasted} --token {token} --even-if-alive frees it"
+            ),
+        ),
+        (SlotState::Abandoned, _) => report.warn(
+            "lock",
+            format_args!(
+                "\"{name}\": {}; the next holder is told, or \
+                 caslock force-release {pasted} --token {token} acknowledges it",
+                slot.previous
+            ),
+        ),
+        (SlotState::Held, Some(holder)) => held(report, name, &holder, reclaim),
+        _ => Ok(()),
+    }
+}
+
+fn held(report: &mut Report, name: &str, holder: &Holder, reclaim: Reclaim) -> io::Result<()> {
+    match (holder.liveness, reclaim) {
+        (Liveness::Alive, _) => Ok(()),
+        (Liveness::Dead, _) => report.warn(
+            "lock",
+            format_args!("\"{name}\": held by {holder}; nothing to do, the next to ask gets it"),
+        ),
+        (Liveness::Late, Reclaim::OnDeath) => report.fail(
+            "lock",
+            format_args!(
+                "\"{name}\": held by {holder}, and this table waits for it for ever; kill -CONT {pid} \
+                 if it is stopped, or end it, or \
+                 caslock force-release {pasted} --token {token} --even-if-alive",
+                pasted = argument(name),
+                pid = holder.pid,
+                token = holder.token
+            ),
+        ),
+        (Liveness::Late, _) => report.warn(
+            "lock",
+            format_args!(
+                "\"{name}\": held by {holder}; it is hung, stopped or starved, \
+                 and whoever waits for the lock takes it after a lease"
+            ),
+        ),
+        _ => report.warn(
+            "lock",
+            format_args!(
+                "\"{name}\": held by {holder}; ask as its user, or as root, to know more"
+            ),
+        ),
+    }
+}
+
+fn holders(report: &mut Report, snapshot: &Snapshot) -> io::Result<()> {
+    let holders = || snapshot.slots.iter().filter_map(|slot| slot.holder);
+    let alive = holders().filter(|holder| holder.liveness == Liveness::Alive);
+    report.ok(
+        "holders",
+        format_args!(
+            "{} of {} held locks are with a holder that is alive",
+            alive.count(),
+            holders().count()
+        ),
+    )
+}
+
+fn naming(report: &mut Report, table: &TableInfo) -> io::Result<()> {
+    match &table.naming {
+        None => report.ok(
+            "naming",
+            format_args!("nobody is in the middle of creating a name"),
+        ),
+        Some(holder) if holder.liveness == Liveness::Late => report.fail(
+            "naming",
+            format_args!(
+                "{holder} hangs in the middle of creating a name, and nobody else can create one; \
+                 kill -CONT {pid} if it is stopped, or end it",
+                pid = holder.pid
+            ),
+        ),
+        Some(holder) if holder.liveness == Liveness::Dead => report.ok(
+            "naming",
+            format_args!("{holder}, while creating a name; the next to create one finishes it"),
+        ),
+        Some(holder) => report.ok(
+            "naming",
+            format_args!("{holder} is creating a name right now"),
+        ),
+    }
+}
+
+fn names(report: &mut Report, table: &TableInfo) -> io::Result<()> {
+    let (used, of) = (table.names, table.slots);
+    if used < of {
+        report.ok("names", format_args!("{used} of {of} in use"))
+    } else {
+        report.warn(
+            "names",
+            format_args!(
+                "all {of} in use; a new one takes the place of an idle one, \
+                 which fails when none is idle; more fit in a new table (caslock create --slots)"
+            ),
+        )
+    }
+}
+
+fn sessions(report: &mut Report, table: &TableInfo, sessions: &[SessionInfo]) -> io::Result<()> {
+    let of = table.sessions as usize;
+    let dead = sessions
+        .iter()
+        .filter(|session| session.liveness == Liveness::Dead)
+        .count();
+    let living = sessions.len() - dead;
+    let free = of.saturating_sub(living);
+    if free == 0 {
+        report.fail(
+            "sessions",
+            format_args!(
+                "all {of} are in use by living processes, so no other can attach; \
+                 end some (caslock sessions), or make a table with more (caslock create --sessions)"
+            ),
+        )
+    } else if free * 10 < of {
+        report.warn(
+            "sessions",
+            format_args!("{living} of {of} in use, {free} free; see caslock sessions"),
+        )
+    } else {
+        report.ok(
+            "sessions",
+            format_args!(
+                "{living} of {of} in use by living processes, {dead} left behind by dead ones"
+            ),
+        )
+    }
+}
+
+fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
+    let foreign = sessions
+        .iter()
+        .filter(|session| !session.same_pid_namespace)
+        .count();
+    match foreign {
+        0 => report.ok(
+            "namespaces",
+            format_args!("every PID shown here is one of this PID namespace"),
+        ),
+        _ => report.warn(
+            "namespaces",
+            format_args!(
+                "{foreign} sessions are in other PID namespaces (containers): \
+                 their PIDs mean something else here, so do not kill by them"
+            ),
+        ),
+    }
+}
+
+fn kernel(report: &mut Report) -> io::Result<()> {
+    match sys::probe_futex_waitv() {
+        Ok(()) => report.ok(
+            "kernel",
+            format_args!("FUTEX_WAITV is there: a waiter learns of its holder's death at once"),
+        ),
+        Err(error) => report.warn(
+            "kernel",
+            format_args!(
+                "no FUTEX_WAITV ({error}): a waiter learns of its holder's death at its next poll; \
+                 Linux 5.16 has it, unless a seccomp filter hides it"
+            ),
+        ),
+    }
+}

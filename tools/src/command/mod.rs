@@ -1,0 +1,50 @@
+//! The verbs, one file each.
+
+mod create;
+mod doctor;
+mod force_release;
+mod ls;
+mod run;
+mod sessions;
+mod show;
+
+use std::io;
+use std::path::Path;
+
+use caslock::OpenError;
+
+use crate::cli::{Cli, Verb};
+use crate::exit_code::{ExitCode, Refusal};
+use crate::table_path;
+
+/// Carries out what the command line asked for.
+pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let table = cli.table;
+    match cli.verb {
+        Verb::Run(args) => run::run(table, &args),
+        Verb::Create(args) => create::create(&args),
+        Verb::Ls(args) => ls::ls(&table_path::to_read(table)?, &args),
+        Verb::Show(args) => show::show(&table_path::to_read(table)?, &args),
+        Verb::ForceRelease(args) => {
+            force_release::force_release(&table_path::to_read(table)?, &args)
+        }
+        Verb::Sessions(args) => sessions::sessions(&table_path::to_read(table)?, &args),
+        Verb::Doctor(_) => doctor::doctor(&table_path::to_read(table)?),
+    }
+}
+
+/// Why a table could not be created. Where something was missing although the file itself
+/// was to be made, that is the directory.
+fn cannot_create(path: &Path, error: OpenError) -> anyhow::Error {
+    let missing = match &error {
+        OpenError::NotFound { .. } => true,
+        OpenError::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    if missing {
+        let message = format!("{}: its directory does not exist", path.display());
+        Refusal::new(ExitCode::CannotCreate, message).into()
+    } else {
+        error.into()
+    }
+}

@@ -1,0 +1,178 @@
+//! `caslock run`: holds a lock while a command runs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use caslock::{AcquireError, Guard, Lock, LockTable, NoteError};
+
+use super::cannot_create;
+use crate::cli::{OnAbandoned, Run};
+use crate::exit_code::ExitCode;
+use crate::output::{argument, in_one_line, printable, say};
+use crate::program::Program;
+use crate::supervise::{LossNotice, LossPolicy, Signals, supervise};
+use crate::table_path;
+
+/// How long to wait in silence.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode> {
+    let path = table_path::to_open(table)?;
+    // Before the table is opened: that starts a thread.
+    let signals = Signals::block()?;
+    let table = LockTable::options()
+        .share_witness(true)
+        .open(&path)
+        .map_err(|error| cannot_create(&path, error))?;
+    let lock = signals
+        .let_through(|| table.lock(&args.name))?
+        .map_err(|error| name_table(&path, error))?;
+    let guard = match acquire(&lock, args, &signals)? {
+        Ok(guard) => guard,
+        Err(error) => return give_up(&path, args, error),
+    };
+    if guard.previous().is_abandoned() {
+        if args.on_abandoned == OnAbandoned::Fail {
+            return refuse_abandoned(guard, args);
+        }
+        say(format_args!(
+            "\"{}\": {}; what it left behind may be half done",
+            printable(&args.name),
+            guard.previous()
+        ));
+    }
+    hold(&path, &table, guard, args, &signals)
+}
+
+/// Takes the lock, waiting for it as long as the arguments allow.
+///
+/// While it waits, a signal does to this process what it does to any other: SIGINT ends it
+/// at once. Should that happen in the instant of the grant, the next holder is told that
+/// its predecessor died, which is true. A lock that is free is taken with the signals still
+/// blocked, and they reach the command instead.
+fn acquire<'a>(
+    lock: &'a Lock,
+    args: &Run,
+    signals: &Signals,
+) -> io::Result<Result<Guard<'a>, AcquireError>> {
+    let start = Instant::now();
+    match lock.try_acquire() {
+        Err(AcquireError::Busy { .. }) if !args.nonblock => {}
+        outcome => return Ok(outcome),
+    }
+    signals.let_through(|| {
+        // Too far away for the clock to count is as good as never.
+        let deadline = args.wait.and_then(|wait| start.checked_add(wait));
+        let patient_until = start + PATIENCE;
+        let first = match deadline {
+            Some(deadline) if deadline <= patient_until => return lock.acquire_until(deadline),
+            _ => lock.acquire_until(patient_until),
+        };
+        let Err(AcquireError::TimedOut { name, holder }) = first else {
+            return first;
+        };
+        say(format_args!("waiting for \"{name}\", held by {holder}"));
+        match deadline {
+            Some(deadline) => lock.acquire_until(deadline),
+            None => lock.acquire(),
+        }
+    })
+}
+
+fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitCode> {
+    let conflict = matches!(
+        error,
+        AcquireError::Busy { .. } | AcquireError::TimedOut { .. }
+    );
+    let error = name_table(path, error);
+    match args.conflict_exit_code {
+        Some(code) if conflict => {
+            say(format_args!("{}", in_one_line(&error)));
+            Ok(ExitCode::Conflict(code))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Gives the lock back so that the next one still learns that it was abandoned.
+fn refuse_abandoned(guard: Guard<'_>, args: &Run) -> anyhow::Result<ExitCode> {
+    let previous = guard.previous();
+    let token = guard.token();
+    if let Err(error) = guard.decline() {
+        // Whoever took it has been told of us in turn.
+        say(format_args!("{error}"));
+        return Ok(ExitCode::Lost);
+    }
+    let (name, pasted) = (printable(&args.name), argument(&args.name));
+    say(format_args!(
+        "\"{name}\": {previous}, and --on-abandoned fail was asked for; \
+         once what it left is in order, `caslock force-release {pasted} --token {token}` acknowledges it"
+    ));
+    Ok(ExitCode::Abandoned)
+}
+
+/// Runs the command under the grant, and releases.
+fn hold(
+    path: &Path,
+    table: &LockTable,
+    guard: Guard<'_>,
+    args: &Run,
+    signals: &Signals,
+) -> anyhow::Result<ExitCode> {
+    match args.note.as_deref().map(|note| guard.set_note(note)) {
+        None | Some(Ok(())) => {}
+        Some(Err(NoteError::Lost(_))) => return Ok(lost(guard)),
+        Some(Err(error)) => return Err(error.into()),
+    }
+    let notice = LossNotice::of(&guard)?;
+    if !guard.is_held() {
+        return Ok(lost(guard));
+    }
+    let token = guard.token().to_string();
+    let program = Program::new(
+        &args.command,
+        &[
+            ("CASLOCK_TABLE", path.as_os_str()),
+            ("CASLOCK_NAME", args.name.as_ref()),
+            ("CASLOCK_TOKEN", token.as_ref()),
+            ("CASLOCK_PREVIOUS", guard.previous().as_str().as_ref()),
+        ],
+    )?;
+    let policy = LossPolicy {
+        on_lost: args.on_lost,
+        kill_after: args.kill_after,
+    };
+    let ended = supervise(&program, table.witness(), signals, &guard, &notice, policy)?;
+    if ended.lost {
+        return Ok(ExitCode::Lost);
+    }
+    Ok(match guard.release() {
+        Ok(()) => ExitCode::Command(ended.code),
+        Err(error) => {
+            say(format_args!("{error}"));
+            ExitCode::Lost
+        }
+    })
+}
+
+/// The grant was gone before the command was started.
+fn lost(guard: Guard<'_>) -> ExitCode {
+    if let Err(error) = guard.release() {
+        say(format_args!("{error}; the command was not started"));
+    }
+    ExitCode::Lost
+}
+
+/// Puts the table's path before a message that names only the lock.
+fn name_table<E>(path: &Path, error: E) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let names_it = error.to_string().starts_with(&*path.to_string_lossy());
+    let error = anyhow::Error::new(error);
+    match names_it {
+        true => error,
+        false => error.context(path.display().to_string()),
+    }
+}

@@ -1,0 +1,82 @@
+//! `caslock sessions`: the processes that use the table.
+
+use std::io::Write;
+use std::path::Path;
+
+use caslock::{Inspector, SessionInfo, human};
+use serde::Serialize;
+
+use crate::cli::Sessions;
+use crate::exit_code::ExitCode;
+use crate::output::{Align, Cell, Columns, Out, Paint, millis};
+
+pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode> {
+    let sessions = Inspector::open(path)?.snapshot()?.sessions;
+    let mut out = Out::stdout();
+    if args.json {
+        out.json(&sessions.iter().map(SessionJson::from).collect::<Vec<_>>())?;
+    } else if sessions.is_empty() {
+        writeln!(out, "no process uses {}", path.display())?;
+    } else {
+        columns(&sessions).write(&mut out)?;
+    }
+    out.finish()?;
+    Ok(ExitCode::Success)
+}
+
+fn columns(sessions: &[SessionInfo]) -> Columns<7> {
+    let mut columns = Columns::new([
+        ("SESSION", Align::Right),
+        ("PID", Align::Right),
+        ("COMMAND", Align::Left),
+        ("LIVENESS", Align::Left),
+        ("HEARTBEAT", Align::Right),
+        ("ATTACHED", Align::Right),
+        ("LOCKS", Align::Right),
+    ]);
+    for session in sessions {
+        // A PID of another namespace names somebody else here.
+        let pid = match session.same_pid_namespace {
+            true => Cell::new(session.pid),
+            false => Cell::painted(Paint::Dim, format_args!("({})", session.pid)),
+        };
+        columns.push([
+            Cell::new(session.session),
+            pid,
+            Cell::new(session.command),
+            Cell::painted(Paint::of_liveness(session.liveness), session.liveness),
+            Cell::new(human(session.heartbeat_age)),
+            Cell::new(human(session.attached_for)),
+            Cell::new(session.held),
+        ]);
+    }
+    columns
+}
+
+/// A session as `--json` prints it; the fields and their order are part of the interface.
+#[derive(Serialize)]
+struct SessionJson {
+    session: u32,
+    pid: u32,
+    command: String,
+    liveness: &'static str,
+    heartbeat_age_ms: u64,
+    attached_ms: u64,
+    same_pid_namespace: bool,
+    held: u32,
+}
+
+impl From<&SessionInfo> for SessionJson {
+    fn from(session: &SessionInfo) -> Self {
+        Self {
+            session: session.session,
+            pid: session.pid,
+            command: session.command.to_string(),
+            liveness: session.liveness.as_str(),
+            heartbeat_age_ms: millis(session.heartbeat_age),
+            attached_ms: millis(session.attached_for),
+            same_pid_namespace: session.same_pid_namespace,
+            held: session.held,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `caslock show`: one lock with everything known of it.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use caslock::{Inspector, Liveness, SlotInfo, SlotState, human};
+
+use crate::cli::Show;
+use crate::exit_code::{ExitCode, Refusal};
+use crate::output::{Out, Paint, SlotJson, argument, printable};
+
+pub(crate) fn show(path: &Path, args: &Show) -> anyhow::Result<ExitCode> {
+    let Some(slot) = Inspector::open(path)?.slot(&args.name)? else {
+        let message = format!(
+            "{}: no lock named \"{}\"; `caslock ls` lists them",
+            path.display(),
+            printable(&args.name)
+        );
+        return Err(Refusal::new(ExitCode::Refused, message).into());
+    };
+    let mut out = Out::stdout();
+    if args.json {
+        out.json(&SlotJson::from(&slot))?;
+    } else {
+        describe(&mut out, path, &slot)?;
+    }
+    out.finish()?;
+    Ok(ExitCode::Success)
+}
+
+fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
+    line(out, "name", Paint::Bold, &slot.name)?;
+    line(out, "table", Paint::Plain, path.display())?;
+    line(
+        out,
+        "state",
+        Paint::of_state(slot.state),
+        slot.state.as_str(),
+    )?;
+    line(out, "token", Paint::Plain, slot.token)?;
+    line(out, "waiters", Paint::Plain, slot.waiters)?;
+    if let Some(holder) = slot.holder {
+        let who = format!(
+            "process {} ({}), session {}",
+            holder.pid, holder.command, holder.session
+        );
+        line(out, "holder", Paint::Plain, who)?;
+        line(out, "held for", Paint::Plain, human(holder.held_for))?;
+        let liveness = match holder.liveness {
+            Liveness::Dead => "dead: the next to ask gets the lock",
+            Liveness::Late => "late: no heartbeat for a whole lease; hung, stopped or starved",
+            Liveness::Alive => "alive",
+            _ => "unknown: the kernel could not be asked",
+        };
+        line(
+            out,
+            "liveness",
+            Paint::of_liveness(holder.liveness),
+            liveness,
+        )?;
+        let age = format!("{} ago", human(holder.heartbeat_age));
+        line(out, "heartbeat", Paint::Plain, age)?;
+    } else {
+        let paint = match slot.previous.is_abandoned() {
+            true => Paint::Yellow,
+            false => Paint::Plain,
+        };
+        line(out, "previous", paint, slot.previous)?;
+    }
+    if let Some(note) = &slot.note {
+        line(out, "note", Paint::Plain, note)?;
+    }
+    match slot.state {
+        SlotState::Abandoned => hint(out, "the next holder is told; to acknowledge it now:", slot),
+        SlotState::Corrupt => hint(out, "the slot's owner word is damaged; to free it:", slot),
+        _ => Ok(()),
+    }
+}
+
+fn line(out: &mut Out, label: &str, paint: Paint, value: impl std::fmt::Display) -> io::Result<()> {
+    write!(out, "{label:<11}")?;
+    out.painted(paint, &printable(&value.to_string()))?;
+    out.write_all(b"\n")
+}
+
+fn hint(out: &mut Out, why: &str, slot: &SlotInfo) -> io::Result<()> {
+    let insist = match slot.state {
+        SlotState::Corrupt => " --even-if-alive",
+        _ => "",
+    };
+    writeln!(
+        out,
+        "{why}\n  caslock force-release {} --token {}{insist}",
+        argument(&slot.name),
+        slot.token
+    )
+}

@@ -1,0 +1,333 @@
+//! How things look: columns, colours, escapes for people, and JSON for machines.
+
+use std::borrow::Cow;
+use std::env;
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use caslock::{Holder, Liveness, SlotInfo, SlotState};
+use serde::Serialize;
+
+/// One line on stderr, from the wrapper and not from its command.
+pub(crate) fn say(message: fmt::Arguments<'_>) {
+    // A line is written whole, so that those of several wrappers do not mix; where nobody
+    // listens there is nobody to tell.
+    let _ = io::stderr().write_all(format!("caslock: {message}\n").as_bytes());
+}
+
+/// An error and its causes, without those that it has named itself.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Text that came from others, made safe for a terminal: control characters and those that
+/// reorder what stands beside them come out as escapes.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unprintable(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would
+/// take more than a pair of quotes.
+pub(crate) fn argument(name: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,=".contains(c);
+    let quotable = |c: char| !is_unprintable(c) && c != '\'' && c != '\\';
+    if name.is_empty() || name.starts_with('-') || !name.chars().all(quotable) {
+        Cow::Borrowed("NAME")
+    } else if name.chars().all(plain) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(format!("'{name}'"))
+    }
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+impl Paint {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Bold => "\x1b[1m",
+            Self::Dim => "\x1b[2m",
+            Self::Red => "\x1b[31m",
+            Self::Green => "\x1b[32m",
+            Self::Yellow => "\x1b[33m",
+        }
+    }
+
+    pub(crate) const fn of_state(state: SlotState) -> Self {
+        match state {
+            SlotState::Held => Self::Green,
+            SlotState::Abandoned => Self::Yellow,
+            SlotState::Corrupt => Self::Red,
+            _ => Self::Dim,
+        }
+    }
+
+    pub(crate) const fn of_liveness(liveness: Liveness) -> Self {
+        match liveness {
+            Liveness::Alive => Self::Plain,
+            Liveness::Dead => Self::Red,
+            _ => Self::Yellow,
+        }
+    }
+}
+
+/// stdout, buffered, with colours where a person can see them.
+pub(crate) struct Out {
+    to: BufWriter<StdoutLock<'static>>,
+    colours: bool,
+}
+
+impl Out {
+    pub(crate) fn stdout() -> Self {
+        let stdout = io::stdout();
+        let colours = stdout.is_terminal()
+            && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Self {
+            to: BufWriter::new(stdout.lock()),
+            colours,
+        }
+    }
+
+    pub(crate) fn painted(&mut self, paint: Paint, text: &str) -> io::Result<()> {
+        if self.colours && paint != Paint::Plain {
+            write!(self.to, "{}{text}\x1b[0m", paint.code())
+        } else {
+            self.to.write_all(text.as_bytes())
+        }
+    }
+
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.to, value)?;
+        self.to.write_all(b"\n")
+    }
+
+    /// Writes what is still buffered; an error that is only noticed here counts, too.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// One field of a row. Its text is safe for a terminal.
+pub(crate) struct Cell {
+    text: String,
+    paint: Paint,
+}
+
+impl Cell {
+    pub(crate) fn new(text: impl fmt::Display) -> Self {
+        Self::painted(Paint::Plain, text)
+    }
+
+    pub(crate) fn painted(paint: Paint, text: impl fmt::Display) -> Self {
+        let text = text.to_string();
+        let text = match printable(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(escaped) => escaped,
+        };
+        Self { text, paint }
+    }
+
+    /// What stands where there is nothing to say.
+    pub(crate) fn none() -> Self {
+        Self::painted(Paint::Dim, "-")
+    }
+
+    fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// Rows under headings, each column as wide as its widest cell, numbers to the right.
+pub(crate) struct Columns<const N: usize> {
+    headings: [(&'static str, Align); N],
+    rows: Vec<[Cell; N]>,
+}
+
+impl<const N: usize> Columns<N> {
+    pub(crate) const fn new(headings: [(&'static str, Align); N]) -> Self {
+        Self {
+            headings,
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, row: [Cell; N]) {
+        self.rows.push(row);
+    }
+
+    pub(crate) fn write(self, out: &mut Out) -> io::Result<()> {
+        let aligns = self.headings.map(|(_, align)| align);
+        let headings = self
+            .headings
+            .map(|(text, _)| Cell::painted(Paint::Bold, text));
+        let mut widths = [0; N];
+        for row in std::iter::once(&headings).chain(&self.rows) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.width().max(*width);
+            }
+        }
+        for row in std::iter::once(&headings).chain(&self.rows) {
+            write_row(out, row, &widths, &aligns)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_row<const N: usize>(
+    out: &mut Out,
+    row: &[Cell; N],
+    widths: &[usize; N],
+    aligns: &[Align; N],
+) -> io::Result<()> {
+    // Blanks are written before the next text only: what trails a line would wrap on a
+    // narrow terminal.
+    let mut blanks = 0;
+    for (column, cell) in row.iter().enumerate() {
+        let gap = widths[column] - cell.width();
+        let (before, after) = match aligns[column] {
+            Align::Left => (0, gap),
+            Align::Right => (gap, 0),
+        };
+        blanks += before;
+        if !cell.text.is_empty() {
+            write!(out, "{:blanks$}", "")?;
+            out.painted(cell.paint, &cell.text)?;
+            blanks = 0;
+        }
+        blanks += after + 2;
+    }
+    out.write_all(b"\n")
+}
+
+/// A slot as `--json` prints it; the fields and their order are part of the interface.
+#[derive(Serialize)]
+pub(crate) struct SlotJson<'a> {
+    name: &'a str,
+    state: &'static str,
+    token: u64,
+    waiters: u32,
+    held_ms: Option<u64>,
+    holder: Option<HolderJson>,
+    note: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct HolderJson {
+    pid: u32,
+    session: u32,
+    command: String,
+    liveness: &'static str,
+    heartbeat_age_ms: u64,
+}
+
+impl<'a> From<&'a SlotInfo> for SlotJson<'a> {
+    fn from(slot: &'a SlotInfo) -> Self {
+        Self {
+            name: &slot.name,
+            state: slot.state.as_str(),
+            token: slot.token.into(),
+            waiters: slot.waiters,
+            held_ms: slot.holder.map(|holder| millis(holder.held_for)),
+            holder: slot.holder.map(HolderJson::from),
+            note: slot.note.as_deref(),
+        }
+    }
+}
+
+impl From<Holder> for HolderJson {
+    fn from(holder: Holder) -> Self {
+        Self {
+            pid: holder.pid,
+            session: holder.session,
+            command: holder.command.to_string(),
+            liveness: holder.liveness.as_str(),
+            heartbeat_age_ms: millis(holder.heartbeat_age),
+        }
+    }
+}
+
+/// Whole milliseconds; a time that came out of a damaged file may be absurd.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_as_one_can_paste_them() {
+        assert_eq!(argument("db/main-1"), "db/main-1");
+        assert_eq!(argument("a b$c"), "'a b$c'");
+        for name in ["", "-n", "it's", "a\\u{1b}", "a\x1b"] {
+            assert_eq!(argument(name), "NAME", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_that_is_named_already_is_not_named_twice() {
+        let error = anyhow::anyhow!("no room").context("cannot do it: no room");
+        assert_eq!(
+            in_one_line(&error.context("/x")),
+            "/x: cannot do it: no room"
+        );
+    }
+
+    #[test]
+    fn what_drives_a_terminal_is_escaped_and_the_rest_is_left_alone() {
+        assert_eq!(
+            printable("a\x1b[31m\u{202e}b\n"),
+            "a\\u{1b}[31m\\u{202e}b\\n"
+        );
+        assert!(matches!(printable("plain \u{fc}"), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,375 @@
+//! The command while it runs: its signals, its stops, its end, and the loss of its lock.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use caslock::{Guard, Lost};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
+
+use crate::cli::OnLost;
+use crate::output::{printable, say};
+use crate::program::Program;
+use crate::sys::{self, Change, ChildSetup};
+
+/// The signals of this process: blocked, so that they wait until the loop reads them.
+///
+/// To be blocked before any thread is started, because a thread inherits the mask of the
+/// one that starts it, and a signal goes to any thread that lets it through.
+pub(crate) struct Signals {
+    original: SigSet,
+    sigchld_was_ignored: bool,
+}
+
+impl Signals {
+    pub(crate) fn block() -> io::Result<Self> {
+        Ok(Self {
+            original: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
+            sigchld_was_ignored: sys::default_sigchld()?,
+        })
+    }
+
+    /// Runs something that may take long with the mask that this process was started with:
+    /// a signal then does what it would do to any program, that is mostly end it.
+    pub(crate) fn let_through<T>(&self, long: impl FnOnce() -> T) -> io::Result<T> {
+        let blocked = self.original.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let outcome = long();
+        blocked.thread_set_mask()?;
+        Ok(outcome)
+    }
+}
+
+/// How the keeper thread, which notices that a grant is lost, tells the loop.
+#[derive(Clone)]
+pub(crate) struct LossNotice(Arc<(EventFd, OnceLock<Lost>)>);
+
+impl LossNotice {
+    pub(crate) fn of(guard: &Guard<'_>) -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let notice = Self(Arc::new((event, OnceLock::new())));
+        let told = notice.clone();
+        guard.on_lost(move |lost| {
+            let (event, what) = &*told.0;
+            let _ = what.set(lost);
+            // It fails only when the count would overflow, and it was zero.
+            let _ = event.write(1);
+        });
+        Ok(notice)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+
+    fn lost(&self) -> Option<&Lost> {
+        self.0.1.get()
+    }
+}
+
+/// What is to happen when the lock is lost.
+#[derive(Clone, Copy)]
+pub(crate) struct LossPolicy {
+    pub(crate) on_lost: OnLost,
+    pub(crate) kill_after: Duration,
+}
+
+/// How it went.
+pub(crate) struct Ended {
+    /// The command's exit code, or 128 + n for signal n.
+    pub(crate) code: u8,
+    /// The lock was lost while the command ran, and that has been said.
+    pub(crate) lost: bool,
+}
+
+/// The child process. Never left behind: dropped in an error or a panic, it is killed and
+/// reaped, and since it is dropped before the guard, it is gone before the lock is.
+struct Child {
+    pid: i32,
+    reaped: bool,
+}
+
+impl Child {
+    fn change(&mut self) -> io::Result<Change> {
+        let change = sys::child_change(self.pid, false)?;
+        self.reaped = matches!(change, Change::Exited(_) | Change::Killed(_));
+        Ok(change)
+    }
+
+    /// Sends what was sent to us, with the value that was queued with it.
+    fn pass_on(&self, info: &siginfo) {
+        let signal = info.ssi_signo as i32;
+        // The kernel's news of our own children. One that somebody sent is passed on.
+        if signal != libc::SIGCHLD || info.ssi_code <= 0 {
+            let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_ptr);
+            self.send(signal, value);
+        }
+    }
+
+    /// A child that has just died is no error; it is a zombie until it is reaped, so the
+    /// PID cannot be another's.
+    fn send(&self, signal: i32, value: Option<u64>) {
+        if let Err(error) = sys::send_signal(self.pid, signal, value) {
+            say(format_args!(
+                "cannot send signal {signal} to process {}: {error}",
+                self.pid
+            ));
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.send(libc::SIGKILL, None);
+            let _ = sys::child_change(self.pid, true);
+        }
+    }
+}
+
+/// Starts the command and sees it through to its end.
+///
+/// # Errors
+///
+/// [`StartError`] if it could not be started; anything else is the kernel refusing what it
+/// never refuses, and the command has been killed.
+pub(crate) fn supervise(
+    program: &Program,
+    witness: Option<BorrowedFd<'_>>,
+    signals: &Signals,
+    guard: &Guard<'_>,
+    notice: &LossNotice,
+    policy: LossPolicy,
+) -> anyhow::Result<Ended> {
+    let incoming = SignalFd::with_flags(
+        &SigSet::all(),
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )
+    .map_err(io::Error::from)?;
+    let setup = ChildSetup {
+        mask: signals.original,
+        ignore_sigchld: signals.sigchld_was_ignored,
+        witness: witness.map(|fd| fd.as_raw_fd()),
+    };
+    // What is here already came before the child was there, so not even the terminal has
+    // sent it to anybody else. (A Ctrl-C in the microseconds that are left is lost. It could
+    // be forwarded, but so would be one that the child has got itself, and there are
+    // programs that skip their cleaning up at the second.)
+    let mut early = Vec::new();
+    while let Some(info) = incoming.read_signal().map_err(io::Error::from)? {
+        early.push(info);
+    }
+    let pid = sys::start(program.argv(), program.environment(), setup)
+        .map_err(|source| StartError::new(program.name(), source))?;
+    let child = Child { pid, reaped: false };
+    early.iter().for_each(|info| child.pass_on(info));
+    let mut watch = Watch {
+        child,
+        incoming,
+        guard,
+        notice,
+        policy,
+        lost: false,
+        kill_at: None,
+    };
+    let code = watch.until_end()?;
+    Ok(Ended {
+        code,
+        lost: watch.lost,
+    })
+}
+
+struct Watch<'a> {
+    child: Child,
+    incoming: SignalFd,
+    guard: &'a Guard<'a>,
+    notice: &'a LossNotice,
+    policy: LossPolicy,
+    lost: bool,
+    kill_at: Option<Instant>,
+}
+
+impl Watch<'_> {
+    fn until_end(&mut self) -> io::Result<u8> {
+        loop {
+            match self.child.change()? {
+                Change::Exited(code) => return Ok(code),
+                // Signal numbers end at 64.
+                Change::Killed(signal) => return Ok(128 + signal as u8),
+                // Unless it has been continued meanwhile, and we with it.
+                Change::Stopped(signal) if !self.forward()? => {
+                    self.stop_like_the_child(signal)?;
+                }
+                Change::Stopped(_) => {}
+                Change::Nothing => {}
+            }
+            self.wait()?;
+            if self.notice.lost().is_some() {
+                self.lose();
+            }
+            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                self.kill_at = None;
+                say(format_args!(
+                    "process {} is still there: sending SIGKILL",
+                    self.child.pid
+                ));
+                self.child.send(libc::SIGKILL, None);
+            }
+            self.forward()?;
+        }
+    }
+
+    /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill.
+    fn wait(&self) -> io::Result<()> {
+        let timeout = match self.kill_at {
+            None => PollTimeout::NONE,
+            Some(at) => {
+                // Rounded up: a poll that ends a little early would spin.
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let signal = PollFd::new(self.incoming.as_fd(), PollFlags::POLLIN);
+        let loss = PollFd::new(self.notice.fd(), PollFlags::POLLIN);
+        // Once it has been dealt with, the loss would be reported for ever.
+        let outcome = match self.lost {
+            true => poll(&mut [signal], timeout),
+            false => poll(&mut [signal, loss], timeout),
+        };
+        match outcome {
+            // All signals are blocked, but a stop and continue interrupts a poll as well.
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Passes on what has arrived, and says whether a SIGCONT was in it.
+    fn forward(&mut self) -> io::Result<bool> {
+        let mut continued = false;
+        while let Some(info) = self.incoming.read_signal()? {
+            if info.ssi_signo as i32 == libc::SIGCONT {
+                continued = true;
+                if !self.guard.is_held() {
+                    // Stopped for so long that it was lost: the command must not go on
+                    // before it is told.
+                    self.lose();
+                }
+            }
+            if !self.child_has_it(&info) {
+                self.child.pass_on(&info);
+            }
+        }
+        Ok(continued)
+    }
+
+    /// Whether the terminal sent this to the whole process group, the child included.
+    ///
+    /// A terminal that hangs up is the exception: the kernel tells the session's leader
+    /// alone, and the rest only when that one has ended.
+    fn child_has_it(&self, info: &siginfo) -> bool {
+        let from_terminal = info.ssi_code == libc::SI_KERNEL
+            && match info.ssi_signo as i32 {
+                libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP => true,
+                libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH => true,
+                libc::SIGHUP | libc::SIGCONT => getsid(None) != Ok(getpid()),
+                _ => false,
+            };
+        from_terminal && getpgid(Some(Pid::from_raw(self.child.pid))) == Ok(getpgrp())
+    }
+
+    /// Stops this process by the signal that stopped the child, so that the shell sees the
+    /// whole job stopped. Returns when somebody has continued it.
+    ///
+    /// Only for job control. A child that was stopped by SIGSTOP alone may be continued
+    /// alone, too, and would then run while our heartbeat stands still.
+    fn stop_like_the_child(&mut self, signal: i32) -> io::Result<()> {
+        let signal = match signal {
+            libc::SIGTSTP => Signal::SIGTSTP,
+            libc::SIGTTIN => Signal::SIGTTIN,
+            libc::SIGTTOU => Signal::SIGTTOU,
+            _ => return Ok(()),
+        };
+        if self.lost {
+            return Ok(()); // It is to end, not to rest.
+        }
+        let mut only = SigSet::empty();
+        only.add(signal);
+        // First raised, then unblocked: a second one that the terminal has sent meanwhile
+        // becomes one with it, since a continue discards every pending stop.
+        raise(signal)?;
+        only.thread_unblock()?;
+        only.thread_block()?;
+        if !self.guard.is_held() {
+            self.lose();
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self) {
+        if self.lost {
+            return;
+        }
+        self.lost = true;
+        let pid = self.child.pid;
+        let next: &dyn fmt::Display = match self.policy.on_lost {
+            OnLost::Term => &format_args!("sending SIGTERM to process {pid}"),
+            OnLost::Kill => &format_args!("sending SIGKILL to process {pid}"),
+            OnLost::None => &format_args!("process {pid} runs on without it"),
+        };
+        match self.notice.lost() {
+            Some(lost) => say(format_args!("{lost}; {next}")),
+            None => say(format_args!(
+                "lost the lock (token {}); {next}",
+                self.guard.token()
+            )),
+        }
+        match self.policy.on_lost {
+            OnLost::Term => {
+                self.child.send(libc::SIGTERM, None);
+                // A stopped process takes its SIGTERM only when it goes on.
+                self.child.send(libc::SIGCONT, None);
+                self.kill_at = Instant::now().checked_add(self.policy.kill_after);
+            }
+            OnLost::Kill => self.child.send(libc::SIGKILL, None),
+            OnLost::None => {}
+        }
+    }
+}
+
+/// The command could not be started.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    program: String,
+    source: io::Error,
+}
+
+impl StartError {
+    fn new(program: &CStr, source: io::Error) -> Self {
+        let program = printable(&program.to_string_lossy()).into_owned();
+        Self { program, source }
+    }
+
+    pub(crate) const fn cause(&self) -> &io::Error {
+        &self.source
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot run \"{}\"", self.program)
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

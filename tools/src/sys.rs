@@ -1,0 +1,252 @@
+//! The command line's only unsafe code: how the child is made and what it does before it
+//! becomes the command, and the system calls that no safe wrapper covers whole (real-time
+//! signals above all, which nix's `Signal` cannot name).
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::SigSet;
+
+/// What a child needs to be told before it becomes the command.
+pub(crate) struct ChildSetup {
+    /// The signal mask that this process was started with.
+    pub(crate) mask: SigSet,
+    /// SIGCHLD was ignored when this process was started.
+    pub(crate) ignore_sigchld: bool,
+    /// The descriptor whose open file description carries the session's byte lock.
+    pub(crate) witness: Option<RawFd>,
+}
+
+/// What the child reads, in memory that it shares with its parent until it has become the
+/// command.
+struct Start {
+    setup: ChildSetup,
+    parent: c_int,
+    argv: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    /// The errno of what failed in the child, 0 if nothing did.
+    error: AtomicI32,
+}
+
+/// Starts a command that dies with this process, keeps the session's witness open, and has
+/// the signal mask and dispositions that this process was started with. Every signal has
+/// to be blocked in the calling thread.
+///
+/// The child is made like vfork(2) makes one: it borrows this process's memory, and this
+/// thread stands still until the child has become the command. A copy of the page tables
+/// would cost more than all the rest of taking and releasing a lock.
+///
+/// # Errors
+///
+/// What execvpe(3) or the making of the child answered; then there is no child.
+pub(crate) fn start(
+    argv: &[CString],
+    environment: &[CString],
+    setup: ChildSetup,
+) -> io::Result<i32> {
+    let start = Start {
+        setup,
+        // SAFETY: getpid has no preconditions.
+        parent: unsafe { libc::getpid() },
+        argv: null_terminated(argv),
+        environment: null_terminated(environment),
+        error: AtomicI32::new(0),
+    };
+    // execvpe builds paths of up to PATH_MAX on the stack, and for a script without an
+    // interpreter another list of all arguments.
+    let words = (64 * 1024 + 16 * argv.len()) / size_of::<u128>();
+    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(words);
+    // SAFETY: the end of the allocation.
+    let top = unsafe { stack.as_mut_ptr().add(stack.capacity()) };
+    // SAFETY:
+    // - `top` ends a stack of its own, aligned to 16 bytes, which grows downwards on every
+    //   architecture that Rust has Linux on;
+    // - `start` and the stack outlive the child's use of them, for with CLONE_VFORK this
+    //   call returns only when the child has executed the command or exited;
+    // - the child calls only what is async-signal-safe, so no lock that another thread of
+    //   this process holds meanwhile can matter to it; errno, which it shares with this
+    //   thread, is read by this thread only after the call.
+    let pid = unsafe {
+        libc::clone(
+            become_command,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw const start).cast_mut().cast(),
+        )
+    };
+    if pid == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    match start.error.load(Ordering::Relaxed) {
+        0 => Ok(pid),
+        error => {
+            child_change(pid, true)?;
+            Err(io::Error::from_raw_os_error(error))
+        }
+    }
+}
+
+fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
+    let pointers = strings.iter().map(|string| string.as_ptr());
+    pointers.chain([ptr::null()]).collect()
+}
+
+/// The child's whole life before it is the command.
+///
+/// The witness is why nobody can be granted the lock while the child still runs. Suppose
+/// the wrapper is killed: the kernel first tears its address space down, which would end
+/// the byte lock and so prove the session dead, and only then sends the child its
+/// parent-death signal. In between a waiter could be granted a lock whose command is still
+/// running. The child inherits the open file description that carries the byte lock, so
+/// the session counts as alive until both are gone. What the child starts in turn inherits
+/// it as well, unless it closes what it does not know.
+extern "C" fn become_command(start: *mut c_void) -> c_int {
+    // SAFETY: `start` gave the address of its own `Start`, which it keeps until this is
+    // over, and writes nothing there meanwhile.
+    let start = unsafe { &*start.cast::<Start>() };
+    // SAFETY: prctl with these arguments, getppid, _exit, fcntl with F_SETFD, and signal
+    // with the two dispositions that are no handlers, touch no memory of ours; execvpe
+    // reads the two lists, which end with a null pointer, and the strings, which `start`
+    // borrows for as long.
+    unsafe {
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return fail(start);
+        }
+        // A parent that died before the prctl sends no signal any more.
+        if libc::getppid() != start.parent {
+            libc::_exit(128 + libc::SIGKILL);
+        }
+        if let Some(witness) = start.setup.witness
+            && libc::fcntl(witness, libc::F_SETFD, 0) != 0
+        {
+            return fail(start);
+        }
+        // The Rust runtime's: two handlers, which must not run in memory that is not the
+        // child's, and the ignored SIGPIPE.
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        if start.setup.ignore_sigchld {
+            libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        }
+        if start.setup.mask.thread_set_mask().is_ok() {
+            let (argv, environment) = (start.argv.as_ptr(), start.environment.as_ptr());
+            libc::execvpe(*argv, argv, environment);
+        }
+    }
+    fail(start)
+}
+
+/// Leaves the errno for the parent. The exit code is nobody's concern then.
+fn fail(start: &Start) -> c_int {
+    let error = io::Error::last_os_error().raw_os_error();
+    start
+        .error
+        .store(error.unwrap_or(libc::EIO), Ordering::Relaxed);
+    1
+}
+
+/// Gives SIGCHLD its default disposition and says whether it was ignored before.
+///
+/// A process that was started with SIGCHLD ignored would have its children reaped for it,
+/// and could never learn how they ended.
+pub(crate) fn default_sigchld() -> io::Result<bool> {
+    // SAFETY: SIG_DFL is a disposition, no handler of ours gets installed.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        previous => Ok(previous == libc::SIG_IGN),
+    }
+}
+
+/// Sends a signal by number, with the value that sigqueue(3) attached to it, if any.
+pub(crate) fn send_signal(pid: i32, signal: i32, value: Option<u64>) -> io::Result<()> {
+    let sent = match value {
+        // SAFETY: kill takes two integers.
+        None => unsafe { libc::kill(pid, signal) },
+        Some(value) => {
+            let value = libc::sigval {
+                sival_ptr: ptr::without_provenance_mut(value as usize),
+            };
+            // SAFETY: the kernel copies the value and never follows it.
+            unsafe { libc::sigqueue(pid, signal, value) }
+        }
+    };
+    if sent == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What has happened to a child since one last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Nothing,
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// It exited with this code.
+    Exited(u8),
+    /// This signal ended it.
+    Killed(i32),
+}
+
+/// Asks after one child, never after any other that this process may have inherited
+/// through exec. With `block`, waits for its end.
+pub(crate) fn child_change(pid: i32, block: bool) -> io::Result<Change> {
+    let flags = if block {
+        0
+    } else {
+        libc::WNOHANG | libc::WUNTRACED
+    };
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a live, writable int.
+        match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
+            0 => return Ok(Change::Nothing),
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            _ => return Ok(decode(status)),
+        }
+    }
+}
+
+fn decode(status: i32) -> Change {
+    if libc::WIFSTOPPED(status) {
+        Change::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFSIGNALED(status) {
+        Change::Killed(libc::WTERMSIG(status))
+    } else {
+        // WEXITSTATUS has eight bits.
+        Change::Exited(libc::WEXITSTATUS(status) as u8)
+    }
+}
+
+/// Whether this kernel lets a process sleep on several futexes at once (Linux 5.16), or
+/// what it answers instead.
+pub(crate) fn probe_futex_waitv() -> Result<(), io::Error> {
+    // SAFETY: no waiters are passed, so the kernel reads no memory; a kernel that has the
+    // call refuses the empty list with EINVAL.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            ptr::null::<c_void>(),
+            0_u32,
+            0_u32,
+            ptr::null::<libc::timespec>(),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    debug_assert_eq!(answer, -1);
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        error => Err(error),
+    }
+}

@@ -1,0 +1,132 @@
+//! Which table: the path that was named, or else the user's own default.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+
+use crate::exit_code::{ExitCode, Refusal};
+
+const FILE: &str = "default.table";
+
+/// The table's absolute path, for a verb that only looks at it.
+pub(crate) fn to_read(chosen: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    // Where the directory is missing, opening will say that there is no table.
+    resolve(chosen, |directory| check(directory).map(drop))
+}
+
+/// The table's absolute path, for a verb that may create it: the directory of a default
+/// path is made when it is missing.
+pub(crate) fn to_open(chosen: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    resolve(chosen, |directory| match check(directory)? {
+        true => Ok(()),
+        false => make(directory),
+    })
+}
+
+fn resolve(
+    chosen: Option<PathBuf>,
+    prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    if let Some(path) = chosen.or_else(from_environment) {
+        // The command may change its directory; the path that it is given must still hold.
+        return std::path::absolute(&path).map_err(|error| {
+            Refusal::new(
+                ExitCode::Usage,
+                format!("--table {}: {error}", path.display()),
+            )
+            .into()
+        });
+    }
+    let directory = default_directory(env::var_os("XDG_RUNTIME_DIR"), geteuid().as_raw());
+    prepare(&directory)?;
+    Ok(directory.join(FILE))
+}
+
+/// A variable that is set to nothing is meant as one that is not set. An option that is, is
+/// refused by the parser: it is a script's `--table "$FORGOTTEN"`.
+fn from_environment() -> Option<PathBuf> {
+    env::var_os("CASLOCK_TABLE")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A relative XDG_RUNTIME_DIR is to be ignored, says the XDG base directory specification.
+/// One that is set but unusable is an error, never a reason to fall back: two processes
+/// of one user that silently ended up with two tables would not exclude each other.
+fn default_directory(runtime: Option<OsString>, user: u32) -> PathBuf {
+    match runtime.map(PathBuf::from) {
+        Some(runtime) if runtime.is_absolute() => runtime.join("caslock"),
+        _ => PathBuf::from(format!("/dev/shm/caslock-{user}")),
+    }
+}
+
+fn make(directory: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => Ok(()),
+        // Somebody was faster: ourselves in another process, or an intruder.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check(directory).map(drop),
+        Err(error) => Err(refuse(directory, &error)),
+    }
+}
+
+/// Whether the directory is there, and an error if it is not to be trusted: /dev/shm is
+/// open to all, so whatever stands at the expected path may have been planted.
+fn check(directory: &Path) -> anyhow::Result<bool> {
+    let found = match fs::symlink_metadata(directory) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(refuse(directory, &error)),
+    };
+    let user = geteuid().as_raw();
+    let trouble = if found.is_symlink() {
+        "is a symbolic link".to_owned()
+    } else if !found.is_dir() {
+        "is not a directory".to_owned()
+    } else if found.uid() != user {
+        format!("belongs to user {}, not to user {user}", found.uid())
+    } else if found.mode() & 0o022 != 0 {
+        let mode = found.mode() & 0o7777;
+        format!("has mode {mode:04o}, which lets others write")
+    } else {
+        return Ok(true);
+    };
+    let message = format!(
+        "{}: {trouble}; refused as the directory of the default table (name a table with --table)",
+        directory.display()
+    );
+    Err(Refusal::new(ExitCode::Permission, message).into())
+}
+
+fn refuse(directory: &Path, error: &io::Error) -> anyhow::Error {
+    let code = match error.kind() {
+        io::ErrorKind::PermissionDenied => ExitCode::Permission,
+        _ => ExitCode::CannotCreate,
+    };
+    let message = format!(
+        "{}: no use as the directory of the default table: {error} (name a table with --table)",
+        directory.display()
+    );
+    Refusal::new(code, message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_directory_comes_first_unless_it_is_relative_or_empty() {
+        let shm = PathBuf::from("/dev/shm/caslock-7");
+        assert_eq!(
+            default_directory(Some("/run/user/7".into()), 7),
+            PathBuf::from("/run/user/7/caslock")
+        );
+        assert_eq!(default_directory(Some("run".into()), 7), shm);
+        assert_eq!(default_directory(Some("".into()), 7), shm);
+        assert_eq!(default_directory(None, 7), shm);
+    }
+}

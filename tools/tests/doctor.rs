@@ -1,0 +1,141 @@
+//! `caslock doctor`: a verdict for everything, and no alarm without a reason.
+
+mod common;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use nix::sys::signal::Signal;
+
+use common::{Outcome, Sandbox, until};
+
+/// The line that reports on this, which begins with its verdict.
+fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
+    let found = outcome
+        .stdout
+        .lines()
+        .find(|line| line.split_whitespace().nth(1) == Some(on));
+    found.unwrap_or_else(|| panic!("no line on {on}: {outcome:?}"))
+}
+
+#[test]
+fn a_table_in_good_health_gets_nothing_but_ok() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    for on in [
+        "table",
+        "file",
+        "directory",
+        "in",
+        "boot",
+        "holders",
+        "naming",
+        "names",
+        "sessions",
+        "namespaces",
+    ] {
+        assert!(line(&outcome, on).starts_with("ok "), "{on}: {outcome:?}");
+    }
+    assert!(!outcome.stdout.contains("FAIL"), "{outcome:?}");
+}
+
+#[test]
+fn a_dead_holder_is_a_warning_with_nothing_to_do() {
+    let sandbox = Sandbox::new();
+    sandbox.abandon("job");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let line = line(&outcome, "lock");
+    assert!(
+        line.starts_with("warn ") && line.contains("\"job\""),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_hung_holder_fails_where_it_is_waited_for_for_ever() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--lease", "1", "expiry.table"]);
+    sandbox.ok(&["create", "--reclaim", "on-death", "death.table"]);
+    for (table, verdict, code) in [("expiry.table", "warn ", 0), ("death.table", "FAIL ", 1)] {
+        let script = "echo $$; exec sleep 1000";
+        let args = ["--table", table, "run", "job", "--", "sh", "-c", script];
+        let mut holder = sandbox.start(sandbox.caslock(&args));
+        holder.line();
+        holder.send(Signal::SIGSTOP);
+        let show = ["--table", table, "show", "--json", "job"];
+        until("it is late", || {
+            sandbox.json(&show)["holder"]["liveness"] == "late"
+        });
+        let outcome = sandbox.run(&["--table", table, "doctor"]);
+        assert_eq!(outcome.code(), code, "{outcome:?}");
+        assert!(line(&outcome, "lock").starts_with(verdict), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_process_on_a_deleted_file_is_found() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let holder = sandbox.hold("job");
+    fs::remove_file(sandbox.table()).expect("the table goes");
+    sandbox.ok(&["create", "test.table"]);
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let line = line(&outcome, "in");
+    assert!(line.starts_with("FAIL "), "{line}");
+    let who = format!("process {} ", holder.wrapper.pid());
+    assert!(line.contains(&who), "{line}");
+}
+
+#[test]
+fn a_directory_where_anybody_may_replace_the_table_fails() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    fs::set_permissions(sandbox.path(), Permissions::from_mode(0o777)).expect("its mode");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(line(&outcome, "directory").starts_with("FAIL "));
+}
+
+#[test]
+fn a_table_that_cannot_be_opened_fails_with_the_reason() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    fs::set_permissions(sandbox.table(), Permissions::from_mode(0o666)).expect("its mode");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let line = line(&outcome, "table");
+    assert!(line.starts_with("FAIL ") && line.contains("0666"), "{line}");
+}
+
+#[test]
+fn a_damaged_header_fails_and_is_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let file = File::options().write(true).open(sandbox.table());
+    let file = file.expect("the table");
+    let length = file.metadata().expect("its size").len();
+    // One page less than its header says.
+    file.set_len(length - 4096).expect("the table");
+    let before = fs::read(sandbox.table()).expect("the table");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(line(&outcome, "table").starts_with("FAIL "));
+    assert_eq!(sandbox.run(&["run", "job", "--", "true"]).code(), 125);
+    assert_eq!(fs::read(sandbox.table()).expect("the table"), before);
+    file.write_at(b"not a table", 0).expect("the table");
+    assert_eq!(sandbox.run(&["run", "job", "--", "true"]).code(), 66);
+}
+
+#[test]
+fn a_table_whose_sessions_are_all_in_use_fails() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "1", "test.table"]);
+    let _holder = sandbox.hold("job");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    assert!(line(&outcome, "sessions").starts_with("FAIL "));
+}

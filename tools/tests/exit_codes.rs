@@ -1,0 +1,319 @@
+//! The exit codes of every verb, as scripts rely on them.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use nix::unistd::geteuid;
+
+use common::Sandbox;
+
+#[test]
+fn the_commands_own_code_passes_through() {
+    let sandbox = Sandbox::new();
+    for code in [0, 1, 37, 255] {
+        let script = format!("exit {code}");
+        let outcome = sandbox.run(&["run", "job", "--", "sh", "-c", &script]);
+        assert_eq!(outcome.code(), code, "{outcome:?}");
+        assert_eq!(outcome.stderr, "");
+    }
+}
+
+#[test]
+fn a_command_that_a_signal_ended_comes_out_as_128_and_its_number() {
+    let sandbox = Sandbox::new();
+    for signal in [1, 9, 15] {
+        let script = format!("kill -{signal} $$");
+        let outcome = sandbox.run(&["run", "job", "--", "sh", "-c", &script]);
+        assert_eq!(outcome.code(), 128 + signal, "{outcome:?}");
+    }
+}
+
+#[test]
+fn busy_is_75_or_what_was_asked_for() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    let busy = sandbox.run(&["run", "-n", "job", "--", "echo", "ran"]);
+    assert_eq!(busy.code(), 75, "{busy:?}");
+    assert_eq!(busy.stdout, "");
+    let who = format!("held by process {}", holder.wrapper.pid());
+    assert!(busy.stderr.contains(&who), "{busy:?}");
+    assert!(busy.stderr.contains("\"job\""), "{busy:?}");
+    let table = sandbox.table();
+    assert!(busy.stderr.contains(table.to_str().expect("a UTF-8 path")));
+
+    let chosen = sandbox.run(&["run", "-n", "-E", "9", "job", "--", "true"]);
+    assert_eq!(chosen.code(), 9, "{chosen:?}");
+    let nothing = sandbox.run(&["run", "-n", "-E", "0", "job", "--", "false"]);
+    assert_eq!(nothing.code(), 0, "{nothing:?}");
+}
+
+#[test]
+fn timed_out_is_124_or_what_was_asked_for() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    for wait in ["0", "0.2"] {
+        let late = sandbox.run(&["run", "-w", wait, "job", "--", "echo", "ran"]);
+        assert_eq!(late.code(), 124, "{late:?}");
+        assert_eq!(late.stdout, "");
+    }
+    let chosen = sandbox.run(&["run", "-w", "0.1", "-E", "9", "job", "--", "true"]);
+    assert_eq!(chosen.code(), 9, "{chosen:?}");
+}
+
+#[test]
+fn misuse_is_64() {
+    let sandbox = Sandbox::new();
+    let long_note = "x".repeat(1000);
+    let long_name = "x".repeat(256);
+    let cases: &[&[&str]] = &[
+        &[],
+        &["rum"],
+        &["run"],
+        &["run", "job"],
+        &["run", "-n", "-w", "1", "job", "--", "true"],
+        &["run", "-w", "-1", "job", "--", "true"],
+        &["run", "-w", "soon", "job", "--", "true"],
+        &["run", "-E", "256", "job", "--", "true"],
+        &["run", "--on-lost", "panic", "job", "--", "true"],
+        &["run", "--note", &long_note, "job", "--", "true"],
+        &["run", "", "--", "true"],
+        &["run", &long_name, "--", "true"],
+        &["create"],
+        &["create", "--slots", "0", "new.table"],
+        &["create", "--lease", "0.000001", "new.table"],
+        &[
+            "create",
+            "--reclaim",
+            "on-death",
+            "--lease",
+            "5",
+            "new.table",
+        ],
+        &["create", "--mode", "0999", "new.table"],
+        &["force-release", "job"],
+        &["show"],
+    ];
+    for args in cases {
+        let outcome = sandbox.run(args);
+        assert_eq!(outcome.code(), 64, "{args:?}: {outcome:?}");
+        assert_ne!(outcome.stderr, "", "{args:?}");
+        assert_eq!(outcome.stdout, "", "{args:?}");
+    }
+    assert!(!sandbox.path().join("new.table").exists());
+}
+
+#[test]
+fn help_and_version_are_0_and_every_verb_teaches_by_example() {
+    let sandbox = Sandbox::new();
+    assert!(sandbox.ok(&["--version"]).starts_with("caslock "));
+    assert!(sandbox.ok(&["--help"]).contains("Examples:"));
+    for verb in [
+        "run",
+        "create",
+        "ls",
+        "show",
+        "force-release",
+        "sessions",
+        "doctor",
+    ] {
+        let help = sandbox.ok(&[verb, "--help"]);
+        assert!(help.contains("Examples:"), "{verb}: {help}");
+        assert!(help.contains("caslock"), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn no_such_table_is_66_and_looking_creates_none() {
+    let sandbox = Sandbox::new();
+    let cases: &[&[&str]] = &[
+        &["ls"],
+        &["show", "job"],
+        &["sessions"],
+        &["doctor"],
+        &["force-release", "job", "--token", "1"],
+    ];
+    for args in cases {
+        let outcome = sandbox.run(args);
+        assert_eq!(outcome.code(), 66, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("no such lock table"), "{outcome:?}");
+    }
+    assert!(!sandbox.table().exists());
+}
+
+#[test]
+fn a_file_that_is_no_table_is_66_and_stays_as_it_is() {
+    let sandbox = Sandbox::new();
+    let text = "somebody's shopping list\n".repeat(1000);
+    fs::write(sandbox.table(), &text).expect("a file");
+    fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o600)).expect("its mode");
+    let outcome = sandbox.run(&["run", "job", "--", "true"]);
+    assert_eq!(outcome.code(), 66, "{outcome:?}");
+    assert_eq!(fs::read_to_string(sandbox.table()).expect("the file"), text);
+}
+
+#[test]
+fn a_table_that_cannot_be_created_is_73() {
+    let sandbox = Sandbox::new();
+    let cases: &[&[&str]] = &[
+        &["--table", "no/such/place", "run", "job", "--", "true"],
+        &["create", "no/such/place"],
+    ];
+    for args in cases {
+        let nowhere = sandbox.run(args);
+        assert_eq!(nowhere.code(), 73, "{nowhere:?}");
+    }
+    let look = sandbox.run(&["--table", "no/such/place", "ls"]);
+    assert_eq!(look.code(), 66, "{look:?}");
+
+    sandbox.ok(&["create", "new.table"]);
+    let again = sandbox.run(&["create", "new.table"]);
+    assert_eq!(again.code(), 73, "{again:?}");
+    assert!(again.stderr.contains("new.table"), "{again:?}");
+}
+
+#[test]
+fn a_file_that_is_not_to_be_trusted_is_77() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+
+    symlink(sandbox.table(), sandbox.path().join("link")).expect("a symbolic link");
+    let link = sandbox.run(&["--table", "link", "run", "job", "--", "true"]);
+    assert_eq!(link.code(), 77, "{link:?}");
+
+    fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o666)).expect("its mode");
+    let open = sandbox.run(&["run", "job", "--", "true"]);
+    assert_eq!(open.code(), 77, "{open:?}");
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_77() {
+    if geteuid().is_root() {
+        eprintln!("skipped: root may read everything");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o000)).expect("its mode");
+    for args in [&["run", "job", "--", "true"][..], &["ls"]] {
+        let outcome = sandbox.run(args);
+        assert_eq!(outcome.code(), 77, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_found_is_127_and_the_lock_is_released() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&["run", "job", "--", "no-such-command-anywhere"]);
+    assert_eq!(outcome.code(), 127, "{outcome:?}");
+    assert!(outcome.stderr.contains("no-such-command-anywhere"));
+    let previous = sandbox.ok(&["run", "-n", "job", "--", "printenv", "CASLOCK_PREVIOUS"]);
+    assert_eq!(previous, "released\n");
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126_and_the_lock_is_released() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path().join("text"), "not a program\n").expect("a file");
+    let outcome = sandbox.run(&["run", "job", "--", "./text"]);
+    assert_eq!(outcome.code(), 126, "{outcome:?}");
+    let previous = sandbox.ok(&["run", "-n", "job", "--", "printenv", "CASLOCK_PREVIOUS"]);
+    assert_eq!(previous, "released\n");
+}
+
+#[test]
+fn a_lock_lost_while_the_command_runs_is_120() {
+    let sandbox = Sandbox::new();
+    // The command takes its SIGTERM well and ends with 0: it is a loss all the same.
+    let script = "trap 'echo told; exit 0' TERM; while :; do sleep 0.05; done";
+    let holder = sandbox.hold_with(&[], "job", script);
+    force(&sandbox);
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert_eq!(outcome.stdout, "told\n");
+    assert!(outcome.stderr.contains("lost \"job\""), "{outcome:?}");
+}
+
+#[test]
+fn a_command_that_will_not_end_when_its_lock_is_lost_is_killed() {
+    let sandbox = Sandbox::new();
+    let script = "trap '' TERM; while :; do sleep 0.05; done";
+    let holder = sandbox.hold_with(&["--kill-after", "0.2"], "job", script);
+    let command = holder.command;
+    force(&sandbox);
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert!(command.is_gone());
+}
+
+#[test]
+fn on_lost_kill_does_not_ask() {
+    let sandbox = Sandbox::new();
+    let script = "trap 'echo told' TERM; while :; do sleep 0.05; done";
+    let holder = sandbox.hold_with(&["--on-lost", "kill"], "job", script);
+    let command = holder.command;
+    force(&sandbox);
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+    assert!(command.is_gone());
+}
+
+#[test]
+fn on_lost_none_lets_the_command_finish_and_is_still_120() {
+    let sandbox = Sandbox::new();
+    let script = "while [ ! -e go ]; do sleep 0.02; done; echo finished";
+    let holder = sandbox.hold_with(&["--on-lost", "none"], "job", script);
+    force(&sandbox);
+    fs::write(sandbox.path().join("go"), "").expect("a file");
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert_eq!(outcome.stdout, "finished\n");
+    assert!(outcome.stderr.contains("lost \"job\""), "{outcome:?}");
+}
+
+fn force(sandbox: &Sandbox) {
+    let token = sandbox.token("job").to_string();
+    sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+}
+
+#[test]
+fn an_abandoned_lock_is_121_until_somebody_has_looked() {
+    let sandbox = Sandbox::new();
+    let pid = sandbox.abandon("job");
+    for _ in 0..3 {
+        let args = ["run", "--on-abandoned", "fail", "job", "--", "echo", "ran"];
+        let outcome = sandbox.run(&args);
+        assert_eq!(outcome.code(), 121, "{outcome:?}");
+        assert_eq!(outcome.stdout, "");
+        let who = format!("process {pid} died holding it");
+        assert!(outcome.stderr.contains(&who), "{outcome:?}");
+    }
+    assert_eq!(sandbox.slot("job")["state"], "abandoned");
+    let token = sandbox.token("job").to_string();
+    sandbox.ok(&["force-release", "job", "--token", &token]);
+    sandbox.ok(&["run", "--on-abandoned", "fail", "job", "--", "true"]);
+}
+
+#[test]
+fn an_abandoned_lock_is_announced_in_one_line_and_taken() {
+    let sandbox = Sandbox::new();
+    let pid = sandbox.abandon("job");
+    let outcome = sandbox.run(&["run", "job", "--", "printenv", "CASLOCK_PREVIOUS"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert_eq!(outcome.stdout, "died\n");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    let who = format!("process {pid} died holding it");
+    assert!(outcome.stderr.contains(&who), "{outcome:?}");
+}
+
+#[test]
+fn a_table_without_a_free_session_is_125() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "1", "test.table"]);
+    let _holder = sandbox.hold("job");
+    let outcome = sandbox.run(&["run", "other", "--", "true"]);
+    assert_eq!(outcome.code(), 125, "{outcome:?}");
+    assert!(outcome.stderr.contains("sessions"), "{outcome:?}");
+}

@@ -1,0 +1,153 @@
+//! What people see: columns, colours, escapes, and no complaint when they stop reading.
+
+mod common;
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use nix::pty::openpty;
+
+use common::{Outcome, Sandbox};
+
+const NASTY: &str = "a\x1b[31mred\x07\nnext\u{202e}desrever\"quoted\"";
+
+#[test]
+fn names_and_notes_cannot_drive_the_terminal() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold_with(&["--note", "\x1b]0;owned\x07"], NASTY, "exec sleep 1000");
+    let busy = sandbox.run(&["run", "-n", NASTY, "--", "true"]);
+    let waiting = sandbox.run(&["run", "-w", "1.5", NASTY, "--", "true"]);
+    let unknown = sandbox.run(&["show", &format!("{NASTY}?")]);
+    let force = sandbox.run(&["force-release", NASTY, "--token", "1"]);
+    let mut seen = vec![busy.stderr, waiting.stderr, unknown.stderr, force.stderr];
+    seen.push(sandbox.ok(&["ls"]));
+    seen.push(sandbox.ok(&["show", NASTY]));
+    seen.push(sandbox.run(&["doctor"]).stdout);
+    for text in seen {
+        assert!(
+            !text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'),
+            "{text:?}"
+        );
+    }
+    // Two lines: the headings and one lock, whatever is in its name.
+    assert_eq!(sandbox.ok(&["ls"]).lines().count(), 2);
+    let slots = sandbox.json(&["ls", "--json"]);
+    assert_eq!(slots.as_array().expect("an array").len(), 1);
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_failure() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    let cases: &[&[&str]] = &[
+        &["ls"],
+        &["ls", "--json"],
+        &["show", "job"],
+        &["show", "--json", "job"],
+        &["sessions"],
+        &["sessions", "--json"],
+        &["doctor"],
+        &["--help"],
+    ];
+    for args in cases {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = sandbox.caslock(args);
+        command.stdout(writer);
+        let outcome = sandbox.start(command).finish();
+        assert_eq!(outcome.code(), 0, "{args:?}: {outcome:?}");
+        assert_eq!(outcome.stderr, "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["run", "job", "--", "true"]);
+    let Ok(full) = File::options().write(true).open("/dev/full") else {
+        eprintln!("skipped: there is no /dev/full here");
+        return;
+    };
+    let mut command = sandbox.caslock(&["ls"]);
+    command.stdout(full);
+    let outcome = sandbox.start(command).finish();
+    assert_eq!(outcome.code(), 125, "{outcome:?}");
+    assert_ne!(outcome.stderr, "");
+}
+
+#[test]
+fn columns_are_aligned() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["run", "a-name-that-is-longer-than-the-others", "--", "true"]);
+    sandbox.ok(&["run", "gr\u{fc}n", "--", "true"]);
+    let _holder = sandbox.hold("job");
+    let text = sandbox.ok(&["ls"]);
+    let lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
+    let [headings, rows @ ..] = &lines[..] else {
+        panic!("{text}");
+    };
+    assert_eq!(rows.len(), 3, "{text}");
+    let state = "STATE".chars().collect::<Vec<_>>();
+    let at = headings.windows(5).position(|window| window == state);
+    let at = at.expect("a column STATE");
+    for row in rows {
+        assert_eq!(row[at - 1], ' ', "{text}");
+        let word: String = row[at..].iter().take_while(|c| **c != ' ').collect();
+        assert!(["free", "held"].contains(&word.as_str()), "{text}");
+        assert_ne!(row.last(), Some(&' '), "{text:?}");
+    }
+}
+
+#[test]
+fn a_table_without_locks_or_sessions_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    assert!(sandbox.ok(&["ls"]).starts_with("no locks yet in "));
+    assert!(sandbox.ok(&["sessions"]).starts_with("no process uses "));
+}
+
+#[test]
+fn colours_are_for_terminals_only_and_not_with_no_color() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    assert!(!sandbox.ok(&["ls"]).contains('\x1b'));
+    assert!(on_terminal(&sandbox, None).contains("\x1b[32mheld\x1b[0m"));
+    let plain = on_terminal(&sandbox, Some("1"));
+    assert!(
+        plain.contains("held") && !plain.contains('\x1b'),
+        "{plain:?}"
+    );
+    // Set to nothing is not set, says no-color.org.
+    assert!(on_terminal(&sandbox, Some("")).contains('\x1b'));
+}
+
+fn on_terminal(sandbox: &Sandbox, no_color: Option<&str>) -> String {
+    let pty = openpty(None, None).expect("a pseudo-terminal");
+    let mut command = sandbox.caslock(&["ls"]);
+    command.stdout(pty.slave);
+    if let Some(value) = no_color {
+        command.env("NO_COLOR", value);
+    }
+    let process = sandbox.start(command);
+    // Two rows fit into the terminal's buffer, so it need not be read meanwhile.
+    let outcome: Outcome = process.finish();
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let mut bytes = [0; 4096];
+    let length = File::from(pty.master).read(&mut bytes).expect("its output");
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+#[test]
+fn show_tells_everything_about_one_lock() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold_with(&["--note", "ticket 42"], "job", "exec sleep 1000");
+    let text = sandbox.ok(&["show", "job"]);
+    let pid = holder.wrapper.pid().to_string();
+    let token = sandbox.token("job").to_string();
+    for part in ["job", "held", &pid, "caslock", &token, "alive", "ticket 42"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let unknown = sandbox.run(&["show", "other"]);
+    assert_eq!(unknown.code(), 1, "{unknown:?}");
+    assert!(unknown.stderr.contains("\"other\""), "{unknown:?}");
+}

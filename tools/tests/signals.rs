@@ -1,0 +1,175 @@
+//! Signals to the wrapper: forwarded while its command runs, obeyed while it waits.
+
+mod common;
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+
+use nix::sys::signal::Signal;
+
+use common::{Sandbox, until};
+
+#[test]
+fn every_signal_that_ends_a_process_reaches_the_command() {
+    let sandbox = Sandbox::new();
+    // All but KILL and STOP, which nobody can catch; CHLD, URG, CONT and WINCH, which end
+    // nobody; the terminal's stops; and 32 and 33, which the C library keeps for itself.
+    let standard = (1..32).filter(|n| ![9, 17, 18, 19, 20, 21, 22, 23, 28].contains(n));
+    for signal in standard.chain(34..=64) {
+        // No core files: several of these write one.
+        let mut holder = sandbox.hold_with(&[], "job", "ulimit -c 0; echo set; exec sleep 1000");
+        assert_eq!(holder.wrapper.line(), "set");
+        holder.wrapper.send_number(signal);
+        let outcome = holder.wrapper.finish();
+        assert_eq!(outcome.code(), 128 + signal, "signal {signal}: {outcome:?}");
+        assert!(holder.command.is_gone());
+    }
+}
+
+#[test]
+fn signals_that_end_nobody_are_forwarded_as_well() {
+    let sandbox = Sandbox::new();
+    let script = "for s in URG WINCH CONT TSTP TTIN TTOU USR1; do trap \"echo $s\" $s; done
+        echo ready; while :; do read -t 0.05 x; done";
+    let mut command = sandbox.caslock(&["run", "job", "--", "bash", "-c", script]);
+    let stdin = std::process::Stdio::piped(); // never written: `read -t` is bash's own sleep
+    command.process_group(0).stdin(stdin);
+    let mut wrapper = sandbox.start(command);
+    assert_eq!(wrapper.line(), "ready");
+    for signal in ["URG", "WINCH", "CONT", "TSTP", "TTIN", "TTOU", "USR1"] {
+        let number = format!("SIG{signal}").parse::<Signal>().expect("a signal");
+        wrapper.send(number);
+        assert_eq!(wrapper.line(), signal);
+    }
+    wrapper.send(Signal::SIGTERM);
+    assert_eq!(wrapper.wait().code(), Some(128 + 15));
+}
+
+#[test]
+fn a_sigchld_that_somebody_sent_is_told_from_the_kernels() {
+    let sandbox = Sandbox::new();
+    let block = ["--block-signal=CHLD", "sh", "-c", "exit 0"];
+    let supported = sandbox.command("env").args(block).status();
+    if !supported.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: env(1) here has no --block-signal");
+        return;
+    }
+    let script = "exec env --block-signal=CHLD sleep 1000";
+    let holder = sandbox.hold_with(&[], "job", script);
+    let pending = || {
+        let path = format!("/proc/{}/status", holder.command.pid);
+        let status = std::fs::read_to_string(path).expect("its status");
+        let set = |field| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            u64::from_str_radix(line.expect(field).trim(), 16).expect(field)
+        };
+        (set("SigBlk:"), set("ShdPnd:"))
+    };
+    let bit = 1 << (Signal::SIGCHLD as i32 - 1);
+    until("the command has blocked it", || pending().0 & bit != 0);
+    assert_eq!(pending().1, 0);
+    holder.wrapper.send(Signal::SIGCHLD);
+    until("it is pending for the command", || pending().1 == bit);
+}
+
+#[test]
+fn queued_real_time_signals_all_arrive() {
+    let sandbox = Sandbox::new();
+    let script = "trap 'n=$((n+1)); echo $n' RTMIN; echo ready; while :; do read -t 0.05 x; done";
+    let mut command = sandbox.caslock(&["run", "job", "--", "bash", "-c", script]);
+    let mut wrapper = sandbox.start({
+        command.stdin(std::process::Stdio::piped());
+        command
+    });
+    assert_eq!(wrapper.line(), "ready");
+    for n in 1..=5 {
+        wrapper.send_number(34);
+        assert_eq!(wrapper.line(), n.to_string());
+    }
+}
+
+#[test]
+fn a_stop_stops_both_and_a_continue_continues_both() {
+    let sandbox = Sandbox::new();
+    let mut holder = sandbox.hold("job");
+    let wrapper = common::Identity::of(holder.wrapper.pid());
+    for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        holder.wrapper.send(signal);
+        until("both are stopped", || {
+            holder.command.is_stopped() && wrapper.is_stopped()
+        });
+        holder.wrapper.send(Signal::SIGCONT);
+        until("both go on", || {
+            !holder.command.is_stopped() && !wrapper.is_stopped()
+        });
+    }
+    assert_eq!(sandbox.slot("job")["state"], "held");
+    holder.wrapper.send(Signal::SIGINT);
+    assert_eq!(holder.wrapper.wait().code(), Some(128 + 2));
+}
+
+/// A command that is stopped by SIGSTOP alone is not part of job control. If the wrapper
+/// stopped as well, its heartbeat would, too, and a continue that is sent to the command
+/// alone would let it run with a lock that has expired.
+#[test]
+fn a_command_stopped_from_outside_does_not_stop_the_heartbeat() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--lease", "1", "test.table"]);
+    let mut holder = sandbox.hold("job");
+    let pid = nix::unistd::Pid::from_raw(holder.command.pid as i32);
+    nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a signal is sent");
+    until("it is stopped", || holder.command.is_stopped());
+    // Two leases of waiting in vain.
+    let other = sandbox.run(&["run", "-w", "2", "job", "--", "true"]);
+    assert_eq!(other.code(), 124, "{other:?}");
+    nix::sys::signal::kill(pid, Signal::SIGCONT).expect("a signal is sent");
+    holder.wrapper.send(Signal::SIGTERM);
+    assert_eq!(holder.wrapper.wait().code(), Some(128 + 15));
+}
+
+#[test]
+fn a_waiter_is_ended_by_the_signal_itself_and_leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let mut holder = sandbox.hold("job");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let waiter = sandbox.start(sandbox.caslock(&["run", "job", "--", "echo", "ran"]));
+        until("it waits", || sandbox.slot("job")["waiters"] == 1);
+        waiter.send(signal);
+        let outcome = waiter.finish();
+        assert_eq!(outcome.status.signal(), Some(signal as i32), "{outcome:?}");
+        assert_eq!(outcome.stdout, "");
+        until("nobody waits", || sandbox.slot("job")["waiters"] == 0);
+    }
+    holder.wrapper.send(Signal::SIGTERM);
+    holder.wrapper.wait();
+    let previous = sandbox.ok(&["run", "job", "--", "printenv", "CASLOCK_PREVIOUS"]);
+    assert_eq!(previous, "released\n");
+}
+
+#[test]
+fn the_wrapper_takes_no_other_child_for_its_command() {
+    let sandbox = Sandbox::new();
+    // The shell starts a job, then becomes the wrapper: that job is now the wrapper's child.
+    let script = format!(
+        "(sleep 0.2; exit 9) & exec {} run job -- sh -c 'echo $$; exec sleep 1000'",
+        common::CASLOCK
+    );
+    let mut command = sandbox.command("sh");
+    command.args(["-c", &script]);
+    let mut running = common::Running::of(sandbox.start(command));
+    // The stranger ends; the wrapper neither takes its end for that of its command nor
+    // reaps it, so it stays a zombie.
+    let stranger = || {
+        let path = format!("/proc/{0}/task/{0}/children", running.wrapper.pid());
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        let pids = children.split_whitespace().map(|pid| pid.parse::<u32>());
+        pids.flatten().find(|&pid| pid != running.command.pid)
+    };
+    until("the stranger is a zombie", || {
+        stranger()
+            .and_then(common::Stat::read)
+            .is_some_and(|stat| stat.state == 'Z')
+    });
+    assert_eq!(sandbox.slot("job")["state"], "held");
+    running.wrapper.send(Signal::SIGTERM);
+    assert_eq!(running.wrapper.wait().code(), Some(128 + 15));
+}

@@ -1,0 +1,61 @@
+//! What a person sees who has to wait.
+
+mod common;
+
+use nix::sys::signal::Signal;
+
+use common::{Sandbox, until};
+
+#[test]
+fn a_free_lock_is_taken_without_a_word() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&["run", "job", "--", "true"]);
+    assert_eq!((outcome.code(), &*outcome.stderr), (0, ""));
+}
+
+#[test]
+fn after_a_second_one_line_names_the_holder_and_no_other_follows() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    let outcome = sandbox.run(&["run", "-w", "3", "job", "--", "true"]);
+    assert_eq!(outcome.code(), 124, "{outcome:?}");
+    let waiting: Vec<_> = outcome
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("caslock: waiting"))
+        .collect();
+    let [line] = waiting[..] else {
+        panic!("{outcome:?}");
+    };
+    let start = format!(
+        "caslock: waiting for \"job\", held by process {} (caslock), token ",
+        holder.wrapper.pid()
+    );
+    assert!(line.starts_with(&start), "{line}");
+    // The other line is the error.
+    assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
+}
+
+#[test]
+fn nobody_is_told_to_wait_who_does_not() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    for args in [&["-n"][..], &["-w", "0.2"]] {
+        let outcome = sandbox.run(&[&["run"], args, &["job", "--", "true"]].concat());
+        assert!(!outcome.stderr.contains("caslock: waiting"), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_waiter_gets_the_lock_when_it_is_released() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    let args = ["run", "job", "--", "printenv", "CASLOCK_PREVIOUS"];
+    let waiter = sandbox.start(sandbox.caslock(&args));
+    until("it waits", || sandbox.slot("job")["waiters"] == 1);
+    holder.wrapper.send(Signal::SIGTERM);
+    let outcome = waiter.finish();
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert_eq!(outcome.stdout, "released\n");
+}
