@@ -1,0 +1,235 @@
+//! Runs a model: all its executions within its bound, the outcomes it must reach, one
+//! printed row.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once};
+
+use crate::stop;
+
+/// The environment variable that raises the bound of the models that have one.
+pub const BOUND_VARIABLE: &str = "CASLOCK_LOOM_BOUND";
+
+/// What the executions of a model came to: kept outside it, so that a model that never
+/// gets where it should is seen to be vacuous.
+#[derive(Clone, Debug, Default)]
+pub struct Reached(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Reached {
+    /// Records that some execution came to `outcome`.
+    pub fn mark(&self, outcome: &'static str) {
+        self.0.lock().expect("nothing panics here").insert(outcome);
+    }
+
+    fn missing(&self, expected: &[&'static str]) -> Vec<&'static str> {
+        let reached = self.0.lock().expect("nothing panics here");
+        let absent = |outcome: &&&str| !reached.contains(**outcome);
+        expected.iter().filter(absent).copied().collect()
+    }
+}
+
+type Body = dyn Fn(&Reached) + Send + Sync;
+
+/// A model: what it proves, with whom, within what bound.
+#[derive(Clone)]
+pub struct Model {
+    name: String,
+    proves: &'static str,
+    actors: u32,
+    bound: Option<usize>,
+    branches: usize,
+    expected: Vec<&'static str>,
+    body: Arc<Body>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Model {
+    /// An exhaustive model of `actors` actors.
+    pub fn new(
+        name: impl Into<String>,
+        proves: &'static str,
+        actors: u32,
+        body: impl Fn(&Reached) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            proves,
+            actors,
+            bound: None,
+            branches: 5_000,
+            expected: Vec::new(),
+            body: Arc::new(body),
+        }
+    }
+
+    /// The same model, with at most `preemptions` of them in an execution.
+    #[must_use]
+    pub fn bounded(mut self, preemptions: usize) -> Self {
+        let asked = std::env::var(BOUND_VARIABLE)
+            .ok()
+            .and_then(|bound| bound.parse().ok());
+        self.bound = Some(preemptions.max(asked.unwrap_or(0)));
+        self
+    }
+
+    /// The same model, with room for long executions.
+    #[must_use]
+    pub fn long(mut self) -> Self {
+        self.branches = 1_000_000;
+        self
+    }
+
+    /// The outcomes that some execution must come to.
+    #[must_use]
+    pub fn reaching(mut self, outcomes: &[&'static str]) -> Self {
+        self.expected.extend(outcomes);
+        self
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Checks the model and prints its row.
+    ///
+    /// # Panics
+    ///
+    /// If an execution breaks an assertion or an expected outcome was not reached.
+    pub fn prove(self) {
+        let (iterations, reached) = self.run();
+        let missing = reached.missing(&self.expected);
+        assert!(
+            missing.is_empty(),
+            "{}: never reached {missing:?}",
+            self.name
+        );
+        self.row(&format!("{iterations}"));
+    }
+
+    /// Checks `model(k)` with an actor stopped after its k-th shared step, for each k up
+    /// to the first that no execution gets to, and prints one row for all.
+    ///
+    /// # Panics
+    ///
+    /// If an execution breaks an assertion or an expected outcome was reached with no k.
+    pub fn prove_at_each_stop(model: impl Fn(u32) -> Self) {
+        let (mut total, mut points) = (0, 0);
+        let mut missing: Option<Vec<&'static str>> = None;
+        loop {
+            let this = model(points);
+            let (iterations, reached) = this.run();
+            total += iterations;
+            let absent = reached.missing(&this.expected);
+            missing = Some(match missing {
+                Some(still) => still
+                    .into_iter()
+                    .filter(|outcome| absent.contains(outcome))
+                    .collect(),
+                None => absent,
+            });
+            if !stop::happened() {
+                let missing = missing.unwrap_or_default();
+                assert!(
+                    missing.is_empty(),
+                    "{}: never reached {missing:?}",
+                    this.name
+                );
+                this.row(&format!("{total} ({points} crash points)"));
+                return;
+            }
+            points += 1;
+        }
+    }
+
+    /// What an execution of the model fails with, or `None` if all hold: for models that
+    /// are meant to fail.
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        hush();
+        QUIET.set(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run()));
+        QUIET.set(false);
+        let payload = outcome.err()?;
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied());
+        Some(text.unwrap_or("a panic").to_owned())
+    }
+
+    /// The first violation of `model(k)` for each k, as in [`Model::prove_at_each_stop`].
+    #[must_use]
+    pub fn violation_at_some_stop(model: impl Fn(u32) -> Self) -> Option<String> {
+        for point in 0.. {
+            let violation = model(point).violation();
+            if violation.is_some() || !stop::happened() {
+                return violation;
+            }
+        }
+        unreachable!("an actor has so many steps and no more")
+    }
+
+    fn run(&self) -> (u64, Reached) {
+        stop::reset();
+        let (iterations, reached) = (Arc::new(AtomicU64::new(0)), Reached::default());
+        let mut builder = loom::model::Builder::new();
+        // An unfinished search must never look like a proof.
+        builder.max_duration = None;
+        builder.max_permutations = None;
+        builder.max_branches = self.branches;
+        builder.preemption_bound = self.bound;
+        let (body, counter, marks) = (self.body.clone(), iterations.clone(), reached.clone());
+        builder.check(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            body(&marks);
+        });
+        (iterations.load(Ordering::Relaxed), reached)
+    }
+
+    fn row(&self, iterations: &str) {
+        let bound = match self.bound {
+            None => "exhaustive".to_owned(),
+            Some(bound) => format!("{bound} preemptions"),
+        };
+        say(&format!(
+            "{:<58} | {} | {:<13} | {:>26} | {}",
+            self.name, self.actors, bound, iterations, self.proves
+        ));
+    }
+}
+
+/// Prints a line past the test harness, which would swallow it.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // A reader that has gone is no reason for a proof to fail.
+    let _ = writeln!(out, "{line}");
+}
+
+/// Keeps the panics of models that are meant to fail off the screen.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = take_hook();
+        set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+}

@@ -1,0 +1,118 @@
+//! Session records and notes: read whole or not at all.
+
+use std::sync::Arc;
+
+use super::super::model::{act, finish};
+use super::super::protocol::names::{NameRecord, Note};
+use super::super::protocol::session::{Credentials, SessionRecord};
+use crate::check::Model;
+
+fn credentials(of: u32) -> Credentials {
+    let word = u64::from(of);
+    Credentials {
+        pid: of,
+        shares_witness: of == 2,
+        pid_namespace: word,
+        now_ms: word,
+        command: [word, word],
+    }
+}
+
+/// A record that changes hands under a reader.
+#[must_use]
+pub fn session_view() -> Model {
+    Model::new(
+        "a session record that changes hands, a reader",
+        "a view of an active session has the credentials of one session",
+        2,
+        |reached| {
+            let record = Arc::new(SessionRecord::new());
+            record.open(&credentials(1));
+            let (reader, marks) = (record.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    record.close();
+                    record.open(&credentials(2));
+                }),
+                act(move || match reader.view() {
+                    Some(view) if view.active => {
+                        let of = view.credentials.pid;
+                        assert_eq!(view.credentials, credentials(of), "torn");
+                        marks.mark(if of == 1 { "the first" } else { "the second" });
+                    }
+                    _ => marks.mark("none"),
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["the first", "the second", "none"])
+}
+
+/// A heartbeat and an observer.
+#[must_use]
+pub fn life_sign() -> Model {
+    Model::new(
+        "a session that beats and detaches, an observer",
+        "a beat changes the sign of life, and so does the next session in the record",
+        2,
+        |reached| {
+            let record = Arc::new(SessionRecord::new());
+            record.open(&credentials(1));
+            let first = record.life_sign();
+            let (observer, marks) = (record.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    record.beat(1);
+                    record.close();
+                    record.open(&credentials(2));
+                    assert_ne!(record.life_sign(), first);
+                }),
+                act(move || {
+                    let early = observer.life_sign();
+                    if early != first {
+                        marks.mark("saw a change");
+                        assert_ne!(observer.life_sign(), first, "life went back");
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["saw a change"])
+}
+
+/// Two notes of two grants, and a reader of both.
+#[must_use]
+pub fn notes() -> Model {
+    Model::new(
+        "two holders' notes, a reader",
+        "a note is read whole, and only as that of the grant that wrote it",
+        2,
+        |reached| {
+            let note = |of: u8| Note::new(&[of; 16]).expect("it has room");
+            let record = Arc::new(NameRecord::new());
+            record.write_note(1, &note(1));
+            let (reader, marks) = (record.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    record.write_note(2, &note(2));
+                }),
+                act(move || {
+                    for token in [1, 2] {
+                        if let Some(read) = reader.read_note(token) {
+                            assert_eq!(read, note(token as u8), "torn");
+                            marks.mark(if token == 1 {
+                                "the first"
+                            } else {
+                                "the second"
+                            });
+                        }
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["the first", "the second"])
+}

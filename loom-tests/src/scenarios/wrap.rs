@@ -1,0 +1,336 @@
+//! The generation's wrap and the epoch word that records it. Worth most in the tiny
+//! world, where an epoch is two grants and the in-word generation repeats every four.
+
+use std::sync::Arc;
+
+use super::super::model::{Actor, Judge, Sleep, World, act, finish, identity};
+use super::super::protocol::slot::{Grant, Slot, Taken, Vacated};
+use super::super::protocol::word::{Identity, Owner, Vacancy};
+use super::super::widths::GENERATION_BITS;
+use crate::check::Model;
+use crate::stop;
+
+/// Grants until the word looks the same again, in the tiny world.
+const PERIOD: u64 = 4;
+
+fn take(slot: &Slot, me: Identity) -> Grant {
+    match slot.take(slot.owner(), me, false) {
+        Taken::Granted(grant) => grant,
+        other => panic!("nobody else takes the slot: {other:?}"),
+    }
+}
+
+fn done(outcome: Vacated) {
+    assert!(
+        matches!(outcome, Vacated::Done { .. }),
+        "a grant was lost that nobody revoked"
+    );
+}
+
+/// The grant `stale`, made and revoked.
+fn revoked(world: &World, me: Identity, stale: u64) -> Grant {
+    for _ in 1..stale {
+        pass(world.slot(), me);
+    }
+    let old = take(world.slot(), me);
+    done(world.slot().vacate(old.word(), Vacancy::Expired(me.pid())));
+    old
+}
+
+/// Takes and releases.
+fn pass(slot: &Slot, me: Identity) {
+    done(slot.release(&take(slot, me), Vacancy::Released));
+}
+
+/// The grant whose word looks just like that of `old`, made and released.
+fn pass_as_twin(slot: &Slot, me: Identity, old: &Grant) {
+    let twin = take(slot, me);
+    assert_eq!(
+        twin.word() == old.word(),
+        GENERATION_BITS == 2,
+        "the period is not what this model thinks"
+    );
+    assert_eq!(twin.token(), old.token() + PERIOD);
+    done(slot.release(&twin, Vacancy::Released));
+}
+
+/// A guard of token `stale`, revoked, that looks whether it is held while its session
+/// takes the slot again and again, until the word is just what the guard remembers.
+#[must_use]
+pub fn stale_look(stale: u64) -> Model {
+    Model::new(
+        format!("a stale guard of token {stale} looks, {PERIOD} grants"),
+        "a revoked grant never looks current, even where the generation has come round",
+        2,
+        move |reached| {
+            let world = World::new(1, 1);
+            let me = identity(0);
+            let old = revoked(&world, me, stale);
+            let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    for _ in 1..PERIOD {
+                        pass(one.slot(), me);
+                    }
+                    pass_as_twin(one.slot(), me, &old);
+                }),
+                act(move || {
+                    assert!(!two.slot().is_current(&old), "a lost grant came back");
+                    if two.slot().owner().without_waiters() == old.word() {
+                        marks.mark("saw its own word");
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["saw its own word"])
+}
+
+/// A guard of token `stale`, revoked long ago, that releases while the word comes round to
+/// what it remembers. The bound of the protocol's fourth invariant is in the model: the
+/// slot has left the guard's epoch when the release begins.
+#[must_use]
+pub fn stale_release(stale: u64) -> Model {
+    Model::new(
+        format!("a stale guard of token {stale} releases, {PERIOD} grants"),
+        "a stale release fails even where the generation has come round",
+        2,
+        move |reached| {
+            let world = World::new(1, 1);
+            let me = identity(0);
+            let old = revoked(&world, me, stale);
+            for _ in 0..PERIOD / 2 {
+                pass(world.slot(), me);
+            }
+            let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    for _ in PERIOD / 2 + 1..PERIOD {
+                        pass(one.slot(), me);
+                    }
+                    pass_as_twin(one.slot(), me, &old);
+                }),
+                act(move || {
+                    if two.slot().owner().without_waiters() == old.word() {
+                        marks.mark("saw its own word");
+                    }
+                    let outcome = two.slot().release(&old, Vacancy::Released);
+                    assert_eq!(outcome, Vacated::Lost, "a stale release succeeded");
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["saw its own word"])
+}
+
+/// Two acquirers that try `rounds` times each, after `start` grants.
+#[must_use]
+pub fn triers_across_epochs(start: u64, rounds: u32) -> Model {
+    Model::new(
+        format!("two triers, {rounds} rounds each, from token {start}"),
+        "tokens are unique and rise with ownership, and no live holder's grant is lost",
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let me = identity(0);
+            for _ in 0..start {
+                pass(world.slot(), me);
+            }
+            let all: Vec<_> = (0..2)
+                .map(|session| {
+                    let actor = Actor::new(&world, session);
+                    let marks = reached.clone();
+                    act(move || {
+                        for _ in 0..rounds {
+                            let Some(grant) = actor.try_acquire() else {
+                                marks.mark("refused");
+                                continue;
+                            };
+                            actor.world().section.enter(grant.token());
+                            assert!(actor.world().slot().is_current(&grant));
+                            assert!(actor.release(&grant), "nobody revoked it");
+                        }
+                    })
+                })
+                .collect();
+            finish(all);
+            let mut tokens = world.tokens();
+            tokens.sort_unstable();
+            assert!(
+                tokens
+                    .iter()
+                    .copied()
+                    .eq((1..).skip(start as usize).take(tokens.len()))
+            );
+        },
+    )
+    .reaching(&["refused"])
+}
+
+/// An owner that stops anywhere in two grants, and an heir that goes on for two more,
+/// after `start` grants.
+#[must_use]
+pub fn owner_stops(start: u64, steps: u32) -> Model {
+    Model::new(
+        format!("an owner that dies anywhere, an heir, from token {start}"),
+        "tokens rise though a grant dies before its epoch is helped forward",
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let mut mortal = Actor::new(&world, 0).sleeping(Sleep::Poll);
+            for _ in 0..start {
+                pass(world.slot(), identity(0));
+            }
+            let mut heir = Actor::new(&world, 1)
+                .sleeping(Sleep::Poll)
+                .judging(Judge::TheDead);
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    let world = mortal.world().clone();
+                    if stop::after(steps, || mortal.use_lock()).is_none() {
+                        world.die(0);
+                    }
+                }),
+                act(move || {
+                    let first = heir.use_lock().expect("a patient heir");
+                    let second = heir.use_lock().expect("a patient heir");
+                    assert!(second.token() > first.token());
+                    if matches!(first.from().owner(), Owner::Held(_)) {
+                        marks.mark("taken over");
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["taken over"])
+}
+
+/// One owner after the other dies anywhere, each taken over by the next, through two
+/// wraps: all pairs of crash points, one after the other.
+#[must_use]
+pub fn nested_crashes() -> Model {
+    const STEPS: u32 = 12;
+    Model::new(
+        format!("owners that die one after the other, {STEPS} x {STEPS} crash points"),
+        "tokens rise by one however many grants in a row die unhelped",
+        1,
+        |reached| {
+            for (first, second) in (0..STEPS).flat_map(|a| (0..STEPS).map(move |b| (a, b))) {
+                for start in 0..PERIOD {
+                    crash_twice(start, first, second);
+                }
+            }
+            reached.mark("all pairs");
+        },
+    )
+    .long()
+    .reaching(&["all pairs"])
+}
+
+fn crash_twice(start: u64, first: u32, second: u32) {
+    let world: Arc<World> = World::new(1, 1);
+    let slot = world.slot();
+    for _ in 0..start {
+        pass(slot, Identity::new(9, 9));
+    }
+    let mut grants = start;
+    for (session, steps) in [(1, first), (2, second), (3, first), (4, second)] {
+        let before = slot.owner();
+        let outcome = stop::after(steps, || take(slot, Identity::new(9, session)));
+        // Whether the grant was made before the crash is in the word.
+        grants += u64::from(slot.owner() != before);
+        if let Some(grant) = outcome {
+            assert_eq!(grant.token(), grants);
+        }
+    }
+    let last = take(slot, Identity::new(9, 5));
+    assert_eq!(last.token(), grants + 1);
+    done(slot.release(&last, Vacancy::Released));
+}
+
+/// A holder that goes through an epoch, and someone who tries from a word of long ago.
+#[must_use]
+pub fn lagging_helper() -> Model {
+    Model::new(
+        "an acquirer that lags, a holder through an epoch",
+        "a helper never moves the epoch word past the owner word",
+        2,
+        |reached| {
+            let world = World::new(1, 2);
+            for _ in 0..2 {
+                pass(world.slot(), identity(0));
+            }
+            let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    for token in [3, 4] {
+                        let Taken::Granted(grant) =
+                            one.slot().take(one.slot().owner(), identity(0), false)
+                        else {
+                            return;
+                        };
+                        assert_eq!(grant.token(), token);
+                        assert!(
+                            one.slot().is_current(&grant),
+                            "lost, though nobody revoked it"
+                        );
+                        done(one.slot().release(&grant, Vacancy::Released));
+                    }
+                }),
+                act(move || {
+                    // An operator who looks, and takes when the slot is vacant.
+                    let seen = two.slot().owner();
+                    if let Owner::Vacant(_) = seen.owner() {
+                        match two.slot().take(seen, identity(1), false) {
+                            Taken::Granted(_) => marks.mark("granted"),
+                            _ => marks.mark("changed"),
+                        }
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["changed"])
+}
+
+/// Someone who looks, while tokens go by.
+#[must_use]
+pub fn onlooker() -> Model {
+    const GRANTS: u64 = 3;
+    Model::new(
+        "an onlooker, a holder of many grants",
+        "a view's token is that of the grant in the same view",
+        2,
+        |reached| {
+            let world = World::new(1, 1);
+            let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    for token in 1..=GRANTS {
+                        let grant = take(one.slot(), Identity::new(token as u32, 0));
+                        assert_eq!(grant.token(), token);
+                        done(one.slot().release(&grant, Vacancy::Released));
+                    }
+                }),
+                act(move || {
+                    let Some(view) = two.slot().view() else {
+                        return;
+                    };
+                    if let Owner::Held(holder) = view.word.owner() {
+                        assert_eq!(u64::from(holder.pid()), view.token);
+                        if view.token == GRANTS {
+                            marks.mark("the last grant");
+                        }
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["the last grant"])
+}
