@@ -740,6 +740,24 @@ mod tests {
         write_all_at(file.as_fd(), bytes, at).unwrap();
     }
 
+    /// A daemon without standard streams once got the table as its standard error, and the
+    /// next message it printed went over the header.
+    #[test]
+    fn a_table_is_never_opened_as_a_standard_stream() {
+        use std::os::fd::AsRawFd;
+        let (_dir, path) = table();
+        crate::os::testing::Child::fork(|| {
+            for stream in 0..3 {
+                nix::unistd::close(stream).unwrap();
+            }
+            for access in [Access::ReadOnly, Access::ReadWrite] {
+                let file = TableFile::open(&path, access).unwrap();
+                assert!(file.as_fd().as_raw_fd() > 2);
+            }
+        })
+        .join();
+    }
+
     #[test]
     fn a_new_table_opens_with_the_geometry_it_was_given_and_all_zero() {
         let (_dir, path) = table();
