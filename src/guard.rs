@@ -10,7 +10,8 @@ use crate::lock::Lock;
 use crate::protocol::names::Note;
 use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::wait;
-use crate::protocol::word::{Owner, Vacancy};
+use crate::protocol::word::{Owner, OwnerWord, Queue, Vacancy};
+use crate::session::Session;
 use crate::sync::{AtomicU32, Ordering};
 use crate::view::{Futex, previous_of};
 
@@ -42,14 +43,22 @@ impl Cause {
 /// says so. Dropped by a panic, it tells the next owner so.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard<'a> {
+    held: Held<'a>,
+    has_calls: AtomicU32,
+}
+
+/// A guard's facts. Rare paths get them one by one, never by reference: a guard whose address
+/// nobody takes lives in registers, and its stores to the stack would have to drain before
+/// the releasing compare-and-swap.
+#[derive(Clone, Copy)]
+struct Held<'a> {
     lock: &'a Lock,
     slot: &'a Slot,
+    grant: Grant,
     index: u32,
     cause: Cause,
     /// Taken while this thread was unwinding already: then unwinding says nothing.
     unwinding: bool,
-    has_calls: AtomicU32,
-    grant: Grant,
 }
 
 impl<'a> Guard<'a> {
@@ -63,27 +72,29 @@ impl<'a> Guard<'a> {
     ) -> Self {
         let unwinding = thread::panicking();
         Self {
-            lock,
-            slot,
-            index,
-            cause,
-            unwinding,
+            held: Held {
+                lock,
+                slot,
+                grant,
+                index,
+                cause,
+                unwinding,
+            },
             has_calls: AtomicU32::new(0),
-            grant,
         }
     }
 
     /// The lock that this guard is of.
     #[must_use]
     pub const fn lock(&self) -> &'a Lock {
-        self.lock
+        self.held.lock
     }
 
     /// The fencing token of this grant: hand it to the resource that the lock protects.
     #[inline(always)]
     #[must_use]
     pub const fn token(&self) -> FencingToken {
-        FencingToken(self.grant.token())
+        self.held.token()
     }
 
     /// How the predecessor went. Anything but `None` and `Released` means: look whether
@@ -94,15 +105,15 @@ impl<'a> Guard<'a> {
     /// reboot raises all tokens.
     #[must_use]
     pub fn previous(&self) -> Previous {
-        let token = FencingToken(self.grant.predecessor_token());
-        match self.grant.from().owner() {
+        let token = FencingToken(self.held.grant.predecessor_token());
+        match self.held.grant.from().owner() {
             Owner::Held(gone) => {
                 let who = Departed {
                     pid: gone.pid(),
                     token,
                     panicked: false,
                 };
-                match self.cause {
+                match self.held.cause {
                     Cause::Expiry => Previous::Expired(who),
                     Cause::Death | Cause::Vacancy => Previous::Died(who),
                 }
@@ -118,7 +129,7 @@ impl<'a> Guard<'a> {
     #[inline(always)]
     #[must_use]
     pub fn is_held(&self) -> bool {
-        !self.lock.session().gate.is_wiped() && self.slot.is_current(&self.grant)
+        !self.held.is_wiped() && self.held.slot.is_current(&self.held.grant)
     }
 
     /// Releases the lock.
@@ -129,12 +140,22 @@ impl<'a> Guard<'a> {
     /// the critical section meanwhile. Nothing was changed.
     #[inline(always)]
     pub fn release(self) -> Result<(), Lost> {
-        // Not a move: the fast path keeps the guard's fields in registers.
-        let guard = ManuallyDrop::new(self);
-        if guard.give_back(Vacancy::Released) {
+        let (held, has_calls) = self.into_parts();
+        if held.is_let_go(has_calls) {
             return Ok(());
         }
-        Err(guard.lost())
+        let (word, epoch) = (held.grant.word(), held.grant.epoch());
+        if give_back(
+            held.lock,
+            held.index,
+            word,
+            epoch,
+            has_calls,
+            Vacancy::Released,
+        ) {
+            return Ok(());
+        }
+        Err(held.lost())
     }
 
     /// Gives the lock back as it was found: whoever comes next is told of the same
@@ -144,12 +165,17 @@ impl<'a> Guard<'a> {
     ///
     /// [`Lost`] when the grant had been revoked before.
     pub fn decline(self) -> Result<(), Lost> {
-        let guard = ManuallyDrop::new(self);
-        let takeover = guard.cause.takeover();
-        if guard.may_give_back() && wait::undo(guard.slot, guard.grant, takeover, &Futex) {
-            return Ok(());
+        let (held, has_calls) = self.into_parts();
+        let takeover = held.cause.takeover();
+        if !held.is_wiped() {
+            if has_calls {
+                held.session().forget_lost_calls(held.index, held.token());
+            }
+            if wait::undo(held.slot, held.grant, takeover, &Futex) {
+                return Ok(());
+            }
         }
-        Err(guard.lost())
+        Err(held.lost())
     }
 
     /// Attaches a note to the grant, for people who look at the table; it shows for as
@@ -164,13 +190,13 @@ impl<'a> Guard<'a> {
             max: Note::MAX_LEN,
         })?;
         if !self.is_held() {
-            return Err(self.lost().into());
+            return Err(self.held.lost().into());
         }
-        self.lock
+        self.held
             .session()
             .view
-            .name_record(self.index)
-            .write_note(self.grant.token(), &packed);
+            .name_record(self.held.index)
+            .write_note(self.token().0, &packed);
         Ok(())
     }
 
@@ -178,80 +204,143 @@ impl<'a> Guard<'a> {
     /// while the guard lives: at once after an eviction or a force-release, provided that
     /// this process runs.
     pub fn on_lost(&self, call: impl FnOnce(Lost) + Send + 'static) {
-        let session = self.lock.session();
-        if session.gate.is_wiped() {
+        if self.held.is_wiped() {
             return;
         }
         self.has_calls.swap(1, Ordering::Relaxed);
-        session.on_lost(
-            self.index,
-            self.grant,
-            self.lock.shared_name(),
+        self.held.session().on_lost(
+            self.held.index,
+            self.held.grant,
+            self.held.lock.shared_name(),
             Box::new(call),
         );
     }
 
-    /// Whether the slot was this grant's to give back, and now is free.
+    /// What the guard knows, and whether it has callbacks, without dropping it.
     #[inline(always)]
-    fn give_back(&self, vacancy: Vacancy) -> bool {
-        self.may_give_back() && wait::release(self.slot, &self.grant, vacancy, &Futex)
+    fn into_parts(self) -> (Held<'a>, bool) {
+        let guard = ManuallyDrop::new(self);
+        (guard.held, guard.has_calls.load(Ordering::Relaxed) != 0)
     }
+}
 
-    /// Silences the guard's callbacks. False in a forked child: the mapping is not there,
-    /// and the grant is the parent's.
+impl<'a> Held<'a> {
     #[inline(always)]
-    fn may_give_back(&self) -> bool {
-        let session = self.lock.session();
-        if session.gate.is_wiped() {
-            return false;
-        }
-        if self.has_calls.load(Ordering::Relaxed) != 0 {
-            session.forget_lost_calls(self.index, self.grant);
-        }
-        true
+    fn session(self) -> &'a Session {
+        self.lock.session()
     }
 
-    /// Dropped by a panic, or after the grant was revoked.
-    #[cold]
-    #[inline(never)]
-    fn drop_otherwise(&self, panicked: bool) {
-        let session = self.lock.session();
-        let given = panicked && self.give_back(Vacancy::Panicked(session.identity.pid()));
-        if !given && !session.gate.is_wiped() {
-            tracing::warn!(lost = %self.lost(), "guard dropped after its grant was revoked");
-        }
+    /// Whether this is a forked child, without the mapping; the grant is its parent's.
+    #[inline(always)]
+    fn is_wiped(self) -> bool {
+        self.session().gate.is_wiped()
     }
 
-    #[cold]
-    fn lost(&self) -> Lost {
-        let session = self.lock.session();
-        let name = self.lock.name();
-        if session.gate.is_wiped() {
-            let name = escape_bytes(name.as_bytes());
-            return Lost {
-                name,
-                token: self.token(),
-                how: LostHow::Forked,
-            };
-        }
-        session.lost(self.index, &self.grant, name)
+    #[inline(always)]
+    const fn token(self) -> FencingToken {
+        FencingToken(self.grant.token())
+    }
+
+    /// The release that is most common: nobody waits, nothing is to be told. False: nothing
+    /// was changed, and [`give_back`] has to look.
+    #[inline(always)]
+    fn is_let_go(self, has_calls: bool) -> bool {
+        !has_calls && !self.is_wiped() && self.slot.release_quietly(&self.grant)
+    }
+
+    #[inline(always)]
+    fn lost(self) -> Lost {
+        lost(self.lock, self.index, self.token())
     }
 }
 
 impl Drop for Guard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let panicked = thread::panicking() && !self.unwinding;
-        if panicked || !self.give_back(Vacancy::Released) {
-            self.drop_otherwise(panicked);
+        let held = self.held;
+        let has_calls = *self.has_calls.get_mut() != 0;
+        if thread::panicking() || !held.is_let_go(has_calls) {
+            let (word, epoch) = (held.grant.word(), held.grant.epoch());
+            let panics = !held.unwinding;
+            drop_otherwise(held.lock, held.index, word, epoch, has_calls, panics);
         }
     }
+}
+
+/// A guard dropped while others wait, by a panic, or after its grant was revoked. `panics`:
+/// a panic, if there is one, is of this grant's time.
+#[cold]
+#[inline(never)]
+fn drop_otherwise(
+    lock: &Lock,
+    index: u32,
+    word: OwnerWord,
+    epoch: u64,
+    has_calls: bool,
+    panics: bool,
+) {
+    let session = lock.session();
+    let vacancy = if panics && thread::panicking() {
+        Vacancy::Panicked(session.identity.pid())
+    } else {
+        Vacancy::Released
+    };
+    if !give_back(lock, index, word, epoch, has_calls, vacancy) && !session.gate.is_wiped() {
+        let token = FencingToken(word.token_in(epoch));
+        tracing::warn!(lost = %lost(lock, index, token), "guard dropped after its grant was revoked");
+    }
+}
+
+/// Whether the slot was this grant's to give back, and now is free.
+#[cold]
+#[inline(never)]
+fn give_back(
+    lock: &Lock,
+    index: u32,
+    word: OwnerWord,
+    epoch: u64,
+    has_calls: bool,
+    vacancy: Vacancy,
+) -> bool {
+    let session = lock.session();
+    if session.gate.is_wiped() {
+        return false;
+    }
+    if has_calls {
+        session.forget_lost_calls(index, FencingToken(word.token_in(epoch)));
+    }
+    let slot = session.view.slot(index);
+    // What the grant replaced does not matter to a release.
+    let grant = Grant::from_parts(word, epoch, word);
+    if vacancy != Vacancy::Released {
+        return wait::release(slot, &grant, vacancy, &Futex);
+    }
+    let courtesy = |queue| match queue {
+        Queue::Idle => Vacancy::Released,
+        _ if session.turns.is_over(index, word, queue) => Vacancy::Offered,
+        Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
+    };
+    wait::release_before_others(slot, &grant, courtesy, &Futex)
+}
+
+#[cold]
+#[inline(never)]
+fn lost(lock: &Lock, index: u32, token: FencingToken) -> Lost {
+    let session = lock.session();
+    if session.gate.is_wiped() {
+        return Lost {
+            name: escape_bytes(lock.name().as_bytes()),
+            token,
+            how: LostHow::Forked,
+        };
+    }
+    session.lost(index, token, lock.name())
 }
 
 impl fmt::Debug for Guard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("name", &self.lock.name())
+            .field("name", &self.lock().name())
             .field("token", &self.token())
             .finish()
     }

@@ -51,6 +51,8 @@
 //! Sessions do not cross a fork: in the child, handles answer [`Forked`] and guards do
 //! nothing. The child opens the table anew. Exec ends the session; threads share it.
 
+mod attendance;
+mod blocking;
 mod error;
 mod guard;
 mod holder;
@@ -61,11 +63,13 @@ mod mapping;
 mod os;
 mod place;
 mod protocol;
+mod runs;
 mod session;
 mod sync;
 mod table;
 mod view;
 
+pub use attendance::Attendance;
 pub use error::{
     AcquireError, ForceReleaseError, Forked, InspectError, LockError, Lost, LostHow, NoteError,
     OpenError, TableReplaced,

@@ -3,22 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::Backoff;
-
+use crate::blocking::{Blocking, Patience, Stop};
 use crate::error::{AcquireError, InspectError, LockError};
 use crate::guard::{Cause, Guard};
 use crate::holder::{Holder, escape_bytes};
+use crate::os::clock;
 use crate::os::fork::Gate;
-use crate::os::futex::{self, Ended};
-use crate::os::{certificate, clock};
 use crate::protocol::names::{Full, Key, NamingWords, Resolved};
-use crate::protocol::session::SessionRecord;
-use crate::protocol::slot::{Grant, Slot, SlotView, Taken};
-use crate::protocol::wait::{self, Verdict, Waiting, Wake};
-use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
+use crate::protocol::slot::{Grant, Slot, Taken};
+use crate::protocol::wait;
+use crate::protocol::word::{Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, nanos};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::view::{Futex, now_ms};
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::Futex;
 
 /// A lock of the table, resolved from its name: cheap to clone and to share.
 ///
@@ -29,16 +26,12 @@ pub struct Lock {
     /// Where the name was found: `renames << 24 | slot`. Changes when the name was
     /// recycled and came back elsewhere.
     place: AtomicU64,
-    name: Arc<Name>,
-}
-
-struct Name {
-    text: Arc<str>,
-    key: Key,
+    name: Box<str>,
 }
 
 const SLOT_BITS: u32 = 24;
-const RENAMES_MASK: u64 = u64::MAX >> SLOT_BITS;
+/// How much of a slot's rename count a handle remembers.
+pub(crate) const RENAMES_MASK: u64 = u64::MAX >> SLOT_BITS;
 
 const fn pack(found: Resolved) -> u64 {
     (found.renames & RENAMES_MASK) << SLOT_BITS | found.slot as u64
@@ -49,7 +42,7 @@ impl Clone for Lock {
         Self {
             session: Arc::clone(&self.session),
             place: AtomicU64::new(self.place.load(Ordering::Relaxed)),
-            name: Arc::clone(&self.name),
+            name: self.name.clone(),
         }
     }
 }
@@ -74,30 +67,22 @@ struct Granted<'a> {
 
 impl Lock {
     pub(crate) fn resolve(session: &Arc<Session>, name: &str) -> Result<Self, LockError> {
-        let key = session
-            .view
-            .key(name.as_bytes())
-            .ok_or(LockError::InvalidName { len: name.len() })?;
-        let place = find_or_create(session, name, &key, Patience::Endless)?;
-        let name = Arc::new(Name {
-            text: name.into(),
-            key,
-        });
+        let place = find_or_create(session, name, Patience::Endless)?;
         Ok(Self {
             session: Arc::clone(session),
             place: AtomicU64::new(pack(place)),
-            name,
+            name: name.into(),
         })
     }
 
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name.text
+        &self.name
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(&self.name.text)
+        self.name().into()
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -175,7 +160,9 @@ impl Lock {
             return Err(self.session.forked().into());
         }
         // Looked up anew: this handle's slot may have another name by now.
-        let found = self.session.view.names().find(&self.name.key);
+        let view = &self.session.view;
+        let key = view.key(self.name.as_bytes());
+        let found = key.and_then(|key| view.names().find(&key));
         Ok(found.and_then(|found| holder_of(&self.session, found.slot)))
     }
 
@@ -199,7 +186,7 @@ impl Lock {
         let place = self.place();
         let slot = session.view.slot(place.slot);
         let seen = slot.owner();
-        if !seen.is_vacant() {
+        if !seen.is_open() && !seen.is_kept_by(session.identity) {
             return None;
         }
         match slot.take(seen, session.identity, false) {
@@ -260,6 +247,11 @@ impl Lock {
             match outcome {
                 Ok(grant) => {
                     if let Some(granted) = self.confirm(slot, place, grant, cause) {
+                        // What its own threads pass among them is one turn: else two of
+                        // them could go on for ever.
+                        if !grant.from().is_kept_by(self.session.identity) {
+                            self.session.turns.begin(place.slot);
+                        }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);
                         self.tell_of(grant, cause);
@@ -272,7 +264,7 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let found = find_or_create(&self.session, self.name(), &self.name.key, patience)?;
+            let found = find_or_create(&self.session, self.name(), patience)?;
             self.place.store(pack(found), Ordering::Relaxed);
         }
         Err(self.corrupt(self.session.view.slot(self.place().slot).owner()))
@@ -373,46 +365,57 @@ impl From<LockError> for AcquireError {
 fn find_or_create(
     session: &Session,
     name: &str,
+    patience: Patience,
+) -> Result<Resolved, LockError> {
+    let view = &session.view;
+    let key = view
+        .key(name.as_bytes())
+        .ok_or(LockError::InvalidName { len: name.len() })?;
+    let found = match view.names().find(&key) {
+        Some(found) => found,
+        None => create(session, name, &key, patience)?,
+    };
+    session.note_resolved(found.slot);
+    Ok(found)
+}
+
+/// Creates a name under the naming lock, unless it is there by then.
+#[cold]
+fn create(
+    session: &Session,
+    name: &str,
     key: &Key,
     patience: Patience,
 ) -> Result<Resolved, LockError> {
     /// How long somebody else may take to create a name: it takes a microsecond, so a
     /// holder that needs longer is stopped, and only its death or a SIGCONT helps.
     const PATIENCE: Duration = Duration::from_secs(10);
-    let names = session.view.names();
-    let found = match names.find(key) {
-        Some(found) => found,
-        None => {
-            let most = clock::now_ns().saturating_add(nanos(PATIENCE));
-            let until = match patience {
-                Patience::Until(deadline_ns) => deadline_ns.min(most),
-                Patience::None | Patience::Endless => most,
-            };
-            let naming =
-                Naming::lock(session, Patience::Until(until)).map_err(|stop| match stop {
-                    Stop::Refused(holder) => LockError::NamingStuck {
-                        name: escape_bytes(name.as_bytes()),
-                        holder,
-                    },
-                    Stop::Closed if let Some(why) = session.closed() => why.into(),
-                    Stop::Closed | Stop::Renamed | Stop::Corrupt(_) => LockError::Corrupt {
-                        name: escape_bytes(name.as_bytes()),
-                    },
-                })?;
-            let found = names.find_or_create(key, session.identity, &Futex);
-            if let Ok(found) = found {
-                // So that a name is not the longest idle one before its first use.
-                session.view.slot(found.slot).stamp(session.coarse_ms());
-            }
-            drop(naming);
-            found.map_err(|Full| LockError::TableFull {
-                name: escape_bytes(name.as_bytes()),
-                slots: session.view.geometry.slots,
-            })?
-        }
+    let most = clock::now_ns().saturating_add(nanos(PATIENCE));
+    let until = match patience {
+        Patience::Until(deadline_ns) => deadline_ns.min(most),
+        Patience::None | Patience::Endless => most,
     };
-    session.note_resolved(found.slot);
-    Ok(found)
+    let naming = Naming::lock(session, Patience::Until(until)).map_err(|stop| match stop {
+        Stop::Refused(holder) => LockError::NamingStuck {
+            name: escape_bytes(name.as_bytes()),
+            holder,
+        },
+        Stop::Closed if let Some(why) = session.closed() => why.into(),
+        Stop::Closed | Stop::Renamed | Stop::Corrupt(_) => LockError::Corrupt {
+            name: escape_bytes(name.as_bytes()),
+        },
+    })?;
+    let names = session.view.names();
+    let found = names.find_or_create(key, session.identity, &Futex);
+    if let Ok(found) = found {
+        // So that a name is not the longest idle one before its first use.
+        session.view.slot(found.slot).stamp(session.coarse_ms());
+    }
+    drop(naming);
+    found.map_err(|Full| LockError::TableFull {
+        name: escape_bytes(name.as_bytes()),
+        slots: session.view.geometry.slots,
+    })
 }
 
 /// The naming lock, held.
@@ -439,251 +442,5 @@ impl Drop for Naming<'_> {
     fn drop(&mut self) {
         // Only this process's death takes the naming lock from it, so it is still held.
         let _ = wait::release(self.slot, &self.grant, Vacancy::Released, &Futex);
-    }
-}
-
-/// How long to wait.
-#[derive(Clone, Copy)]
-enum Patience {
-    None,
-    /// By the monotonic clock, in nanoseconds.
-    Until(u64),
-    Endless,
-}
-
-impl Patience {
-    fn lasting(timeout: Duration) -> Self {
-        Self::Until(clock::now_ns().saturating_add(nanos(timeout)))
-    }
-}
-
-/// Why a wait ended without a grant.
-enum Stop {
-    Refused(Holder),
-    Renamed,
-    Corrupt(OwnerWord),
-    Closed,
-}
-
-/// For how long a waiter behind a holder that has begun to die only yields between looks:
-/// most are gone by then, and a nap would overshoot by more than that.
-const DYING_FAST_NS: u64 = 300_000;
-
-/// How long a nap without a certificate is at most: only a look finds its holder's death.
-const BLIND_NAP_NS: u64 = 50_000_000;
-
-/// One thread waiting for one slot: the protocol's view of clock, kernel and peers.
-struct Blocking<'a> {
-    session: &'a Session,
-    place: Resolved,
-    patience: Patience,
-    backoff: Backoff,
-    /// When to ask next whether the holder is dead, though its certificate is intact.
-    ask_ns: u64,
-    /// When the holder was first seen to have begun to die; 0: it was not.
-    dying_ns: u64,
-    shown: bool,
-    watched: bool,
-    cause: Cause,
-}
-
-impl<'a> Blocking<'a> {
-    fn new(session: &'a Session, place: Resolved, patience: Patience) -> Self {
-        Self {
-            session,
-            place,
-            patience,
-            backoff: Backoff::new(),
-            ask_ns: 0,
-            dying_ns: 0,
-            shown: false,
-            watched: false,
-            cause: Cause::Vacancy,
-        }
-    }
-
-    fn slot(&self) -> &'a Slot {
-        self.session.view.slot(self.place.slot)
-    }
-
-    fn poll_ns(&self) -> u64 {
-        nanos(self.session.view.geometry.poll())
-    }
-
-    fn certificate(&self, holder: Identity) -> Option<&'a AtomicU32> {
-        self.session
-            .view
-            .record(holder.session())
-            .map(SessionRecord::certificate)
-    }
-
-    /// Whether to have the kernel prove or disprove the holder's death. A waiter that is
-    /// about to sleep beside an intact certificate need not: it is woken by the death.
-    fn should_ask(&mut self, holder: Identity, now_ns: u64) -> bool {
-        if holder == self.session.identity {
-            return false;
-        }
-        let intact = self
-            .certificate(holder)
-            .is_some_and(|word| certificate::is_intact(word.load(Ordering::Relaxed)));
-        let first = self.ask_ns == 0;
-        let due = now_ns >= self.ask_ns;
-        if due {
-            self.ask_ns = now_ns + self.poll_ns();
-        }
-        match self.patience {
-            Patience::None => true,
-            _ if first => !intact,
-            _ => due || !intact,
-        }
-    }
-
-    fn is_expired(&mut self, held: OwnerWord, holder: Identity, now_ns: u64) -> bool {
-        let slot = self.place.slot;
-        let Some(lease) = self.session.view.lease_of(slot) else {
-            return false;
-        };
-        if holder == self.session.identity {
-            return false;
-        }
-        self.watched = true;
-        self.session.silence(slot, held, holder, now_ns) >= nanos(lease)
-    }
-
-    /// Describes the holder in `held`, or whoever has followed it meanwhile.
-    fn describe(&self, held: OwnerWord, holder: Identity) -> Holder {
-        let view = &self.session.view;
-        let Some(now) = self.slot().view() else {
-            return view.holder(
-                holder,
-                &SlotView {
-                    word: held,
-                    token: 0,
-                    since_ms: now_ms(),
-                },
-            );
-        };
-        match now.word.owner() {
-            Owner::Held(successor) if view.knows(successor) => view.holder(successor, &now),
-            _ => view.holder(
-                holder,
-                &SlotView {
-                    token: now.token_of(held),
-                    ..now
-                },
-            ),
-        }
-    }
-}
-
-impl Drop for Blocking<'_> {
-    fn drop(&mut self) {
-        if self.shown {
-            self.session.show_waiting(self.place.slot, -1);
-        }
-        // Without a grant the watch stays: the next attempt goes on with it.
-        if self.watched
-            && !matches!(self.slot().owner().owner(), Owner::Held(other) if other != self.session.identity)
-        {
-            self.session.forget_watch(self.place.slot);
-        }
-    }
-}
-
-impl Wake for Blocking<'_> {
-    fn wake_one(&self, wake: &AtomicU32) {
-        Futex.wake_one(wake);
-    }
-}
-
-impl Waiting for Blocking<'_> {
-    type Stop = Stop;
-
-    fn spin(&mut self) -> bool {
-        if matches!(self.patience, Patience::None) || self.backoff.is_completed() {
-            return false;
-        }
-        self.backoff.snooze();
-        true
-    }
-
-    fn judge(&mut self, held: OwnerWord) -> Result<Verdict, Stop> {
-        if self.session.gate.state() != Gate::OPEN {
-            return Err(Stop::Closed);
-        }
-        if self.slot().renames() & RENAMES_MASK != self.place.renames {
-            return Err(Stop::Renamed);
-        }
-        let Owner::Held(holder) = held.owner() else {
-            return Ok(Verdict::Holds);
-        };
-        if !self.session.view.knows(holder) {
-            return Err(Stop::Corrupt(held));
-        }
-        let now_ns = clock::now_ns();
-        if self.should_ask(holder, now_ns) && self.session.view.is_dead(holder) == Some(true) {
-            self.cause = Cause::Death;
-            return Ok(Verdict::Gone);
-        }
-        if self.is_expired(held, holder, now_ns) {
-            self.cause = Cause::Expiry;
-            return Ok(Verdict::Gone);
-        }
-        match self.patience {
-            Patience::None => Err(Stop::Refused(self.describe(held, holder))),
-            Patience::Until(until) if now_ns >= until => {
-                Err(Stop::Refused(self.describe(held, holder)))
-            }
-            Patience::Until(_) | Patience::Endless => Ok(Verdict::Holds),
-        }
-    }
-
-    fn unusable(&mut self, word: OwnerWord) -> Result<(), Stop> {
-        match word.owner() {
-            // Ask under the naming lock, which waits for the renaming or mends it.
-            Owner::Renaming(_) if self.place.slot != NamingWords::SLOT => Err(Stop::Renamed),
-            _ => Err(Stop::Corrupt(word)),
-        }
-    }
-
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) {
-        let Owner::Held(holder) = held.owner() else {
-            return;
-        };
-        let Some(certificate) = self.certificate(holder) else {
-            return;
-        };
-        if !self.shown {
-            self.shown = true;
-            self.session.show_waiting(self.place.slot, 1);
-        }
-        let value = certificate.load(Ordering::Relaxed);
-        let now_ns = clock::now_ns();
-        let nap_ns = if certificate::is_marked(value) {
-            // Not to be proven dead yet: look again soon, then less and less often, so
-            // that it is found dead within a quarter of the time that dying takes it.
-            if self.dying_ns == 0 {
-                self.dying_ns = now_ns;
-            }
-            let dying_for_ns = now_ns.saturating_sub(self.dying_ns);
-            if dying_for_ns < DYING_FAST_NS {
-                std::thread::yield_now();
-                return;
-            }
-            (dying_for_ns / 4).min(self.poll_ns())
-        } else if certificate::is_intact(value) {
-            self.dying_ns = 0;
-            self.poll_ns()
-        } else {
-            self.poll_ns().min(BLIND_NAP_NS)
-        };
-        let mut until_ns = now_ns.saturating_add(nap_ns);
-        if let Patience::Until(deadline_ns) = self.patience {
-            until_ns = until_ns.min(deadline_ns);
-        }
-        if futex::wait_two(wake, expected, certificate, value, until_ns) == Ended::Certificate {
-            // The kernel wakes one; others wait for other slots of the same session.
-            futex::wake(certificate, 1);
-        }
     }
 }

@@ -551,7 +551,8 @@ fn check_trust(path: &Path, status: &Status) -> Result<(), OpenError> {
             links: status.links,
         });
     }
-    if !is_owner_trusted(status, &Me::now(), || is_directory_closed(&path)) {
+    let me = rustix::process::geteuid().as_raw();
+    if !is_owner_trusted(status, me, my_groups, || is_directory_closed(&path)) {
         return Err(OpenError::ForeignOwner {
             path,
             owner: status.owner,
@@ -566,23 +567,13 @@ fn check_trust(path: &Path, status: &Status) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Who this process is to a file's owner.
-struct Me {
-    user: u32,
-    groups: Vec<u32>,
-}
-
-impl Me {
-    fn now() -> Self {
-        let mut groups = vec![rustix::process::getegid().as_raw()];
-        // Fewer groups means fewer owners trusted.
-        let more = rustix::process::getgroups().unwrap_or_default();
-        groups.extend(more.into_iter().map(rustix::process::Gid::as_raw));
-        Self {
-            user: rustix::process::geteuid().as_raw(),
-            groups,
-        }
-    }
+/// The groups that this process is a member of.
+fn my_groups() -> Vec<u32> {
+    let mut groups = vec![rustix::process::getegid().as_raw()];
+    // Fewer groups means fewer owners trusted.
+    let more = rustix::process::getgroups().unwrap_or_default();
+    groups.extend(more.into_iter().map(rustix::process::Gid::as_raw));
+    groups
 }
 
 /// Whether a file's owner could have put it there only with the right to.
@@ -592,16 +583,21 @@ impl Me {
 /// everybody may write to, a file may be anybody's trap. Others trust a file that is shared
 /// through a group of theirs. Root is a member of groups by accident, so that is no
 /// reason for root.
-fn is_owner_trusted(status: &Status, me: &Me, directory_closed: impl FnOnce() -> bool) -> bool {
+fn is_owner_trusted(
+    status: &Status,
+    me: u32,
+    my_groups: impl FnOnce() -> Vec<u32>,
+    directory_closed: impl FnOnce() -> bool,
+) -> bool {
     const ROOT: u32 = 0;
     const GROUP_WRITE: u32 = 0o020;
-    if status.owner == me.user || status.owner == ROOT {
+    if status.owner == me || status.owner == ROOT {
         return true;
     }
-    if me.user == ROOT {
+    if me == ROOT {
         return directory_closed();
     }
-    status.mode & GROUP_WRITE != 0 && me.groups.contains(&status.group)
+    status.mode & GROUP_WRITE != 0 && my_groups().contains(&status.group)
 }
 
 /// Whether not everybody may put a file beside this one.
@@ -1181,24 +1177,22 @@ mod tests {
 
     #[test]
     fn an_owner_is_trusted_only_with_a_reason() {
-        let user = Me {
-            user: 1000,
-            groups: vec![1000, 77],
-        };
+        let groups = || vec![1000, 77];
         let never = || unreachable!("only root asks for the directory");
-        assert!(is_owner_trusted(&owned_by(1000, 1, 0o600), &user, never));
-        assert!(is_owner_trusted(&owned_by(0, 0, 0o600), &user, never));
-        assert!(is_owner_trusted(&owned_by(2000, 77, 0o660), &user, never));
-        assert!(!is_owner_trusted(&owned_by(2000, 77, 0o640), &user, never));
-        assert!(!is_owner_trusted(&owned_by(2000, 78, 0o660), &user, never));
-        let root = Me {
-            user: 0,
-            groups: vec![0, 77],
+        let user = |owner, group, mode| {
+            is_owner_trusted(&owned_by(owner, group, mode), 1000, groups, never)
         };
-        assert!(is_owner_trusted(&owned_by(2000, 1, 0o600), &root, || true));
-        assert!(!is_owner_trusted(&owned_by(2000, 77, 0o660), &root, || {
-            false
-        }));
+        assert!(user(1000, 1, 0o600));
+        assert!(user(0, 0, 0o600));
+        assert!(user(2000, 77, 0o660));
+        assert!(!user(2000, 77, 0o640));
+        assert!(!user(2000, 78, 0o660));
+        let groups = || vec![0, 77];
+        let root = |owner, group, mode, closed| {
+            is_owner_trusted(&owned_by(owner, group, mode), 0, groups, || closed)
+        };
+        assert!(root(2000, 1, 0o600, true));
+        assert!(!root(2000, 77, 0o660, false));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 
 use crate::mapping::TableFile;
@@ -111,22 +111,35 @@ fn is_absence(error: &io::Error) -> bool {
         .any(|no| error.raw_os_error() == Some(no.raw_os_error()))
 }
 
-/// From where this process sees the filesystem: its root directory and, where `/proc`
-/// tells, its mount namespace. From the same viewpoint a path means the same.
+/// From where this process sees the filesystem: its root directory, and the mount that it
+/// is on. From the same viewpoint a path means the same.
+///
+/// A mount is in one mount namespace: another namespace's root is on another mount, though
+/// it be a copy of this one. So where the kernel numbers mounts for good (Linux 6.8), one
+/// question tells both; else the namespace is asked for, where `/proc` tells.
 #[derive(Debug, PartialEq, Eq)]
 struct Viewpoint {
-    root: Option<FileId>,
+    /// Device and inode.
+    root: Option<(u32, u32, u64)>,
     mounts: Option<u64>,
 }
 
 impl Viewpoint {
     fn now() -> Self {
+        // Linux's `STATX_MNT_ID_UNIQUE`, `include/uapi/linux/stat.h`.
+        const UNIQUE_MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | UNIQUE_MOUNT;
+        let root = statx(CWD, "/", AtFlags::SYMLINK_NOFOLLOW, wanted).ok();
+        let mount = root
+            .filter(|root| root.stx_mask & UNIQUE_MOUNT.bits() != 0)
+            .map(|root| root.stx_mnt_id);
         Self {
-            root: Status::at_path(Path::new("/")).ok().map(|root| root.id),
+            root: root.map(|root| (root.stx_dev_major, root.stx_dev_minor, root.stx_ino)),
             // A namespace belongs to a task: this thread's, which is who looks up paths.
-            mounts: fs::metadata("/proc/thread-self/ns/mnt")
-                .ok()
-                .map(|mounts| mounts.ino()),
+            mounts: mount.or_else(|| {
+                let namespace = fs::metadata("/proc/thread-self/ns/mnt").ok()?;
+                Some(namespace.ino())
+            }),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A process's attachment to a table: its record and byte lock, its keeper thread, and
 //! the registry that makes it one session a process and table.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -10,32 +11,36 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::blocking::Turns;
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
 use crate::holder::{FencingToken, escape_bytes};
-use crate::mapping::{Access, TableFile};
+use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
 use crate::os::descriptor::{FileId, Kept};
-use crate::os::fork::{self, Gate};
+use crate::os::fork::{ForkHold, Gate};
 use crate::os::signals::{self, SignalMask};
-use crate::os::{clock, futex, process};
+use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
+use crate::protocol::names::NamingWords;
 use crate::protocol::ordering::Site;
 use crate::protocol::reclaim;
 use crate::protocol::session::{Credentials, SessionRecord, Watch};
-use crate::protocol::slot::Grant;
+use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
+use crate::runs::Runs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, ord};
 use crate::view::{Futex, View, now_ms, previous_of};
 
-/// The sessions of this process. Touched only under a [`fork::ForkHold`], so that no
+/// The sessions of this process. Touched only under a [`ForkHold`], so that no
 /// child is born with it locked.
 static REGISTRY: Mutex<Vec<(FileId, Weak<Session>)>> = Mutex::new(Vec::new());
 
 /// A session, as its handles share it. Dropping the last detaches.
 pub(crate) struct Session {
     shared: Arc<Shared>,
-    keeper: Option<JoinHandle<()>>,
+    /// None as long as the session is attended instead ([`crate::Attendance`]).
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What handles and the keeper thread both use.
@@ -51,10 +56,12 @@ pub(crate) struct Shared {
     /// that the fast path reads no clock.
     coarse_ms: AtomicU64,
     stopping: AtomicU32,
+    /// Since when this process has been served before the heirs of its slots.
+    pub(crate) turns: Turns,
     watches: Mutex<HashMap<u32, Watch>>,
     waits: Mutex<HashMap<u32, u32>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
-    resolved: Mutex<HashSet<u32>>,
+    resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
 }
 
@@ -83,13 +90,20 @@ impl std::ops::Deref for Session {
 impl Session {
     /// This process's session in the table that `file` is open on: the one there is, or
     /// a new one.
-    pub(crate) fn attach(file: &TableFile, share_witness: bool) -> Result<Arc<Self>, OpenError> {
+    ///
+    /// One hold for the whole attachment. It keeps fork() out from before the file was
+    /// opened: a child born between the opening and the closing of the descriptor would
+    /// inherit the open file description, and with it the byte lock, and outlive its
+    /// parent.
+    pub(crate) fn attach(
+        hold: ForkHold,
+        file: TableFile,
+        share_witness: bool,
+        attended: bool,
+    ) -> Result<Arc<Self>, OpenError> {
         // Kept to be dropped after the locks: the last handle of a session joins its keeper.
         let mut closed = Vec::new();
-        // One lock for the whole attachment. It also keeps fork() out: a child born
-        // between the opening and the closing of the descriptor would inherit the open
-        // file description, and with it the byte lock, and outlive its parent.
-        let _hold = fork::hold_forks();
+        let _hold = hold;
         let mut registry = REGISTRY.lock();
         registry.retain(|(_, session)| session.strong_count() > 0);
         for (_, session) in registry.iter().filter(|(id, _)| *id == file.id()) {
@@ -102,21 +116,19 @@ impl Session {
                 let path = file.path().to_path_buf();
                 return Err(OpenError::NoWitness { path });
             } else {
+                session.see_to_keeper(attended)?;
                 return Ok(session);
             }
         }
+        let id = file.id();
         let session = Arc::new(Self::attach_anew(file, share_witness)?);
-        registry.push((file.id(), Arc::downgrade(&session)));
+        session.see_to_keeper(attended)?;
+        registry.push((id, Arc::downgrade(&session)));
         Ok(session)
     }
 
-    fn attach_anew(opened: &TableFile, share_witness: bool) -> Result<Self, OpenError> {
-        let path = opened.path().to_path_buf();
-        // Opened again while nothing can fork: a child may have inherited the first.
-        let file = TableFile::open(&path, Access::ReadWrite)?;
-        if file.id() != opened.id() {
-            return Err(OpenError::Unstable { path });
-        }
+    fn attach_anew(file: TableFile, share_witness: bool) -> Result<Self, OpenError> {
+        let path = file.path().to_path_buf();
         let gate = new_gate(&path)?;
         let place = Place::new(&file).map_err(io_error(&path, "opening the table's directory"))?;
         let view = View::new(&file, &gate)?;
@@ -146,6 +158,7 @@ impl Session {
             return Err(OpenError::LocksNotKept { path });
         }
         let shared = Arc::new(Shared {
+            resolved: Runs::new(view.geometry.slot_count()),
             view,
             gate,
             identity: Identity::new(pid, index),
@@ -156,35 +169,63 @@ impl Session {
             stopping: AtomicU32::new(0),
             watches: Mutex::default(),
             waits: Mutex::default(),
-            resolved: Mutex::default(),
+            turns: Turns::default(),
             lost_calls: Mutex::default(),
         });
-        let for_keeper = Arc::clone(&shared);
-        let keeper = thread::Builder::new()
-            .name("caslock-keeper".into())
-            .spawn(move || for_keeper.keep())
-            .map_err(io_error(&path, "starting the keeper thread"))?;
         Ok(Self {
             shared,
-            keeper: Some(keeper),
+            keeper: Mutex::new(None),
         })
+    }
+
+    fn see_to_keeper(&self, attended: bool) -> Result<(), OpenError> {
+        match attended {
+            true => Ok(()),
+            false => self
+                .start_keeper()
+                .map_err(io_error(self.view.path(), "starting the keeper thread")),
+        }
+    }
+
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.keeper.lock().is_some()
+    }
+
+    /// Does something that is to come before any keeper thread, unless there is one.
+    pub(crate) fn unless_kept<T>(&self, before: impl FnOnce() -> T) -> Option<T> {
+        let keeper = self.keeper.lock();
+        (keeper.is_none() && !self.gate.is_wiped()).then(before)
+    }
+
+    /// Starts the keeper thread, unless there is one.
+    pub(crate) fn start_keeper(&self) -> io::Result<()> {
+        let mut keeper = self.keeper.lock();
+        if keeper.is_none() && !self.gate.is_wiped() {
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new().name("caslock-keeper".into());
+            *keeper = Some(thread.spawn(move || shared.keep())?);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        let keeper = self.keeper.get_mut().take();
         if self.gate.is_wiped() {
             // The thread is the parent's. Dropped, its handle would detach whichever
             // thread has got the same id in this process.
-            std::mem::forget(self.keeper.take());
+            std::mem::forget(keeper);
             return;
         }
+        let Some(keeper) = keeper else {
+            self.leave();
+            return;
+        };
         self.stopping.swap(1, ord(Site::WakeBump));
         self.view.notify(self.identity.session());
-        if let Some(keeper) = self.keeper.take() {
-            // It runs nobody's code but ours, and has nothing to tell.
-            let _ = keeper.join();
-        }
+        // It runs nobody's code but ours, and has nothing to tell.
+        let _ = keeper.join();
     }
 }
 
@@ -200,9 +241,9 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
         byte_lock::try_lock(fd, byte_lock::session_byte(index))
             .map_err(io_error(&view.path, "locking a session's byte"))
     };
-    let records = || (0_u32..).zip(view.mapping.sessions());
+    let records = (0_u32..).zip(view.mapping.sessions());
     // Detached or never used: no slot can name it, so it needs no sweep.
-    for (index, _) in records().filter(|(_, record)| !record.is_active()) {
+    for (index, _) in records.filter(|(_, record)| !record.is_active()) {
         if !lock(index)? {
             continue;
         }
@@ -212,10 +253,45 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
         // Another session was here in between, and died. Kept locked it would seem alive.
         let _ = byte_lock::unlock(fd, byte_lock::session_byte(index));
     }
-    // Every record has been used: those whose byte can be locked are the dead ones'. One
-    // pass over the slots serves them all.
+    // Every record has been used. Collecting the dead ones' takes all their bytes for a
+    // moment, in which they look like the living's: another that came to collect would
+    // find the table full.
+    let turn = wait_for_turn(view, fd)?;
+    let collected = collect_records(view, fd, lock);
+    if turn {
+        // Kept too long at worst: until this session ends.
+        let _ = byte_lock::unlock(fd, byte_lock::COLLECT_BYTE);
+    }
+    collected
+}
+
+/// Waits until no other process collects records. False when it does not come to that:
+/// the other may be stopped, and to find the table full is the worst that can happen.
+fn wait_for_turn(view: &View, fd: BorrowedFd<'_>) -> Result<bool, OpenError> {
+    /// Collecting takes a pass over the slots: milliseconds.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let begun_ns = clock::now_ns();
+    while !byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE)
+        .map_err(io_error(&view.path, "locking the session records"))?
+    {
+        if clock::now_ns() - begun_ns > nanos(PATIENCE) {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
+}
+
+/// Frees the records of all sessions that are dead, keeping one and its byte.
+fn collect_records(
+    view: &View,
+    fd: BorrowedFd<'_>,
+    lock: impl Fn(u32) -> Result<bool, OpenError>,
+) -> Result<u32, OpenError> {
+    // Those whose byte can be locked are the dead ones'. One pass over the slots serves
+    // them all.
     let mut dead = Vec::new();
-    for (index, _) in records() {
+    for index in 0..view.geometry.sessions {
         if lock(index)? {
             dead.push(index);
         }
@@ -279,7 +355,7 @@ impl Shared {
     }
 
     pub(crate) fn note_resolved(&self, slot: u32) {
-        self.resolved.lock().insert(slot);
+        self.resolved.insert(slot);
     }
 
     /// For how long the holder in `word` has been seen silent by this process, in
@@ -339,8 +415,8 @@ impl Shared {
 
     /// The guard is about to release: its callbacks are not to be called any more.
     #[cold]
-    pub(crate) fn forget_lost_calls(&self, slot: u32, grant: Grant) {
-        let is_its = |call: &mut LostCall| call.slot == slot && call.grant == grant;
+    pub(crate) fn forget_lost_calls(&self, slot: u32, token: FencingToken) {
+        let is_its = |call: &mut LostCall| call.slot == slot && call.grant.token() == token.0;
         let silenced = self
             .lost_calls
             .lock()
@@ -351,9 +427,9 @@ impl Shared {
     }
 
     /// How a grant that is no longer current was lost.
-    pub(crate) fn lost(&self, slot: u32, grant: &Grant, name: &str) -> Lost {
+    pub(crate) fn lost(&self, slot: u32, token: FencingToken, name: &str) -> Lost {
         let how = match self.view.slot(slot).view() {
-            Some(now) if now.token == grant.token() => {
+            Some(now) if now.token == token.0 => {
                 LostHow::Vacated(previous_of(now.word.owner(), now.token))
             }
             Some(now) => match now.word.owner() {
@@ -366,7 +442,7 @@ impl Shared {
         };
         Lost {
             name: escape_bytes(name.as_bytes()),
-            token: FencingToken(grant.token()),
+            token,
             how,
         }
     }
@@ -379,6 +455,10 @@ impl Shared {
         if let Err(error) = &certificate {
             // Waiters then find a death at their next poll, or by the byte lock alone.
             tracing::debug!(%error, "no certificate");
+        }
+        if let Err(error) = scheduling::yield_to_the_woken() {
+            // A waiter may then have to wait until this thread has torn its process down.
+            tracing::debug!(%error, "the keeper keeps the usual slice");
         }
         let period = nanos(self.view.geometry.beat());
         let mut due = clock::now_ns();
@@ -400,8 +480,14 @@ impl Shared {
         if let Ok(certificate) = certificate {
             certificate.withdraw();
         }
+        self.leave();
+    }
+
+    /// Closes the session's record: nobody beats any more. If a guard was forgotten, the
+    /// record stays as a dead session's does, and is swept before it is used again.
+    fn leave(&self) {
         if !self.holds_any() {
-            record.close();
+            self.record().close();
         }
     }
 
@@ -430,7 +516,7 @@ impl Shared {
             call,
         } in calls
         {
-            let lost = self.lost(slot, &grant, &name);
+            let lost = self.lost(slot, FencingToken(grant.token()), &name);
             self.aside(move || {
                 tracing::warn!(%lost, "grant lost");
                 call(lost);
@@ -453,15 +539,15 @@ impl Shared {
         }
     }
 
-    /// Whether a guard was forgotten: then the record stays as a dead session's does,
-    /// and is swept before it is used again.
+    /// Whether a guard was forgotten.
     fn holds_any(&self) -> bool {
-        let slots = std::iter::once(0)
-            .chain(self.resolved.lock().iter().copied())
-            .collect::<Vec<_>>();
-        slots
-            .into_iter()
-            .any(|slot| self.view.slot(slot).owner().owner() == Owner::Held(self.identity))
+        let slots = self.view.mapping.slots();
+        let is_ours = |slot: &Slot| slot.owner().owner() == Owner::Held(self.identity);
+        is_ours(self.view.slot(NamingWords::SLOT))
+            || self.resolved.iter().any(|run| {
+                let end = run.end.min(slots.len());
+                slots[run.start..end].iter().any(is_ours)
+            })
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) const fn ord(site: Site) -> Ordering {
 }
 
 /// Bits of the generation that live in the owner word; models use 2 or 3.
-pub(crate) const GENERATION_BITS: u32 = 29;
+pub(crate) const GENERATION_BITS: u32 = 28;
 
 /// 64-bit words of a name record: 255 bytes and one spare.
 pub(crate) const NAME_WORDS: usize = 32;

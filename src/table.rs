@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::attendance::Attendance;
 use crate::error::{ForceReleaseError, InspectError, LockError, OpenError, io_error};
 use crate::holder::FencingToken;
 use crate::inspect::{Forced, Snapshot};
 use crate::layout::Geometry;
 use crate::lock::Lock;
 use crate::mapping::{Access, Mapping, TableFile};
-use crate::os::byte_lock;
-use crate::os::clock;
+use crate::os::{byte_lock, clock, fork};
 use crate::protocol::names::Key;
 use crate::protocol::reclaim;
 use crate::protocol::session::SessionRecord;
@@ -86,6 +86,7 @@ pub struct Options {
     reclaim: Option<Reclaim>,
     mode: u32,
     share_witness: bool,
+    attended: bool,
 }
 
 impl Default for Options {
@@ -96,6 +97,7 @@ impl Default for Options {
             reclaim: None,
             mode: 0o600,
             share_witness: false,
+            attended: false,
         }
     }
 }
@@ -135,6 +137,17 @@ impl Options {
         self
     }
 
+    /// Opens the table without starting the keeper thread, for a program that is likely to
+    /// be over before a heartbeat is due. The thread that opens it is to attend to the
+    /// session in the keeper's place; see [`LockTable::attend`].
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub const fn attended(mut self, attended: bool) -> Self {
+        self.attended = attended;
+        self
+    }
+
     /// Opens the table at `path`, or creates it first.
     ///
     /// # Errors
@@ -145,10 +158,9 @@ impl Options {
         // Between a look and the next step the file may come or go; a few rounds tell
         // that from a path that somebody keeps replacing.
         for _ in 0..8 {
-            match TableFile::open(path, Access::ReadWrite) {
+            match self.open_existing_at(path) {
                 Err(OpenError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-                Ok(file) => return self.attach(file),
+                done => return done,
             }
             match self.create(path) {
                 Ok(()) | Err(OpenError::AlreadyExists { .. }) => {}
@@ -166,7 +178,7 @@ impl Options {
     ///
     /// [`OpenError::NotFound`], or as for [`Options::open`].
     pub fn open_existing(self, path: impl AsRef<Path>) -> Result<LockTable, OpenError> {
-        self.attach(TableFile::open(path.as_ref(), Access::ReadWrite)?)
+        self.open_existing_at(path.as_ref())
     }
 
     /// Creates the table at `path`, complete before it can be seen, without attaching.
@@ -184,32 +196,48 @@ impl Options {
         TableFile::create(path, &geometry, self.mode)
     }
 
-    fn attach(&self, file: TableFile) -> Result<LockTable, OpenError> {
+    fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
+        // A reset is followed by another look, at what may be another file by then.
+        for _ in 0..8 {
+            // Held from before the file is opened: see `Session::attach`.
+            let hold = fork::hold_forks();
+            let file = TableFile::open(path, Access::ReadWrite)?;
+            self.check_policy(&file)?;
+            let boot = clock::boot_id().map_err(io_error(
+                file.path(),
+                "reading the boot id (is /proc mounted?)",
+            ))?;
+            if file.boot_id() == boot {
+                let session = Session::attach(hold, file, self.share_witness, self.attended)?;
+                return Ok(LockTable { session });
+            }
+            drop(hold);
+            reset_after_reboot(&file, boot)?;
+        }
+        Err(OpenError::Unstable {
+            path: path.to_path_buf(),
+        })
+    }
+
+    fn check_policy(&self, file: &TableFile) -> Result<(), OpenError> {
         let found = file.geometry().reclaim();
-        if let Some(wanted) = self.reclaim.filter(|wanted| wanted.in_whole_ms() != found) {
-            return Err(OpenError::PolicyDiffers {
+        match self.reclaim.filter(|wanted| wanted.in_whole_ms() != found) {
+            None => Ok(()),
+            Some(wanted) => Err(OpenError::PolicyDiffers {
                 path: file.path().to_path_buf(),
                 wanted: wanted.to_string(),
                 found: found.to_string(),
-            });
+            }),
         }
-        reset_after_reboot(&file)?;
-        Ok(LockTable {
-            session: Session::attach(&file, self.share_witness)?,
-        })
     }
 }
 
 /// Resets a table of an earlier boot, once, whoever comes first.
-fn reset_after_reboot(file: &TableFile) -> Result<(), OpenError> {
+fn reset_after_reboot(file: &TableFile, boot: [u8; 16]) -> Result<(), OpenError> {
     /// How long to wait for another process that resets: the work takes milliseconds.
     const PATIENCE: Duration = Duration::from_secs(10);
     let path = || file.path().to_path_buf();
     let io = |doing| io_error(file.path(), doing);
-    let boot = clock::boot_id().map_err(io("reading the boot id (is /proc mounted?)"))?;
-    if file.boot_id() == boot {
-        return Ok(());
-    }
     let gate = new_gate(file.path())?;
     let mapping = file.map(&gate)?;
     let begun = Instant::now();
@@ -222,7 +250,7 @@ fn reset_after_reboot(file: &TableFile) -> Result<(), OpenError> {
         thread::sleep(Duration::from_millis(1));
     }
     let outcome = reset_locked(file, &mapping, boot);
-    // The description that has this lock goes on to carry the session.
+    // Not left to the closing: a child forked meanwhile may have inherited the description.
     byte_lock::unlock(file.as_fd(), byte_lock::RESET_BYTE)
         .map_err(io("unlocking the table after its reset"))?;
     // Told once the table is free again: a subscriber may want a lock of it.
@@ -368,6 +396,15 @@ impl LockTable {
     #[must_use]
     pub fn session(&self) -> u32 {
         self.session.identity.session()
+    }
+
+    /// Attends to the session from this thread, after [`Options::attended`], until its
+    /// keeper is started.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub fn attend(&self) -> Attendance<'_> {
+        Attendance::new(&self.session)
     }
 
     /// The descriptor that carries this session's byte lock, with [`Options::share_witness`].

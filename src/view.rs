@@ -11,6 +11,7 @@ use crate::layout::Geometry;
 use crate::mapping::{Mapping, TableFile};
 use crate::os::byte_lock::{self, Probe};
 use crate::os::fork::Gate;
+use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
 use crate::protocol::ordering::Site;
@@ -30,12 +31,22 @@ pub(crate) struct View {
     pub(crate) pid_namespace: Option<u64>,
 }
 
+/// The threads of a holder, looked up while it lived.
+pub(crate) struct Kin {
+    session: SessionView,
+    threads: Threads,
+}
+
+fn is_same(one: &SessionView, other: &SessionView) -> bool {
+    one.life.is_same_session(&other.life) && one.credentials == other.credentials
+}
+
 /// The kernel's futex, as the protocol's waker.
 pub(crate) struct Futex;
 
 impl Wake for Futex {
-    fn wake_one(&self, wake: &AtomicU32) {
-        futex::wake(wake, 1);
+    fn wake_one(&self, wake: &AtomicU32) -> bool {
+        futex::wake(wake, 1) != 0
     }
 }
 
@@ -92,6 +103,12 @@ impl View {
     /// `None`: the kernel could not be asked, and nothing may be concluded. The word must
     /// have been read before, and is compared again by the CAS that acts on the answer.
     pub(crate) fn is_dead(&self, holder: Identity) -> Option<bool> {
+        self.is_dead_with(None, holder)
+    }
+
+    /// [`is_dead`](Self::is_dead), with the holder's threads looked up beforehand
+    /// ([`kin`](Self::kin)), which is quicker than to do it now.
+    pub(crate) fn is_dead_with(&self, kin: Option<&Kin>, holder: Identity) -> Option<bool> {
         let record = self.record(holder.session())?;
         let before = record.view();
         if before.is_some_and(|view| view.active && view.credentials.pid != holder.pid()) {
@@ -99,31 +116,55 @@ impl View {
             // keeps its PID for life.
             return Some(true);
         }
-        // The byte is locked for exactly as long as the session's address space lives.
-        if !self
-            .probe
-            .is_locked(byte_lock::session_byte(holder.session()))?
-        {
+        // The quicker witness first: right after the certificate's mark, the byte is still
+        // locked. What it cannot tell the byte lock can.
+        if before.is_some_and(|view| self.is_exiting(record, &view, kin)) {
             return Some(true);
         }
-        Some(before.is_some_and(|view| self.is_exiting(record, &view)))
+        // The byte is locked for exactly as long as the session's address space lives.
+        self.probe
+            .is_locked(byte_lock::session_byte(holder.session()))
+            .map(|locked| !locked)
     }
 
     /// The shortcut for a process that is being torn down: its memory, and with it the
     /// byte lock, can take a tenth of a second a gigabyte to go, but none of its tasks
     /// will run user code again. Asked only when its certificate says that it is worth it.
-    fn is_exiting(&self, record: &SessionRecord, view: &SessionView) -> bool {
+    fn is_exiting(&self, record: &SessionRecord, view: &SessionView, kin: Option<&Kin>) -> bool {
+        let who = &view.credentials;
+        let kin = kin.filter(|kin| is_same(&kin.session, view));
+        let are_all_exiting = || match kin {
+            Some(kin) => kin.threads.are_all_exiting(),
+            None => process::are_all_threads_exiting(who.pid),
+        };
+        self.shows_threads(view)
+            && certificate::is_marked(record.certificate().load(Ordering::Relaxed))
+            && are_all_exiting() == Some(true)
+            // The record still is that process's: the answer was about the right one.
+            && record.view().is_some_and(|now| is_same(&now, view))
+    }
+
+    /// The threads of a holder, for whoever waits for its end.
+    pub(crate) fn kin(&self, holder: Identity) -> Option<Kin> {
+        let record = self.record(holder.session())?;
+        let session = record.view()?;
+        if !self.shows_threads(&session) || session.credentials.pid != holder.pid() {
+            return None;
+        }
+        // Before there is a keeper it may be another thread's, which leaves it to the keeper
+        // and runs on: the mark would then say nothing of that thread.
+        let keeper = certificate::keeper(record.certificate().load(Ordering::Relaxed))
+            .filter(|_| session.life.has_beaten());
+        let threads = Threads::of(holder.pid(), keeper).ok()?;
+        // The keeper read in between was this session's.
+        is_same(&record.view()?, &session).then_some(Kin { session, threads })
+    }
+
+    /// Whether this process sees under `/proc` the threads that a session ends with.
+    fn shows_threads(&self, view: &SessionView) -> bool {
         let who = &view.credentials;
         let same_namespace = self.pid_namespace == Some(who.pid_namespace);
-        view.active
-            && same_namespace
-            && !who.shares_witness
-            && certificate::is_marked(record.certificate().load(Ordering::Relaxed))
-            && process::all_tasks_exiting(who.pid) == Some(true)
-            // The record still is that process's: the answer was about the right one.
-            && record.view().is_some_and(|now| {
-                now.life.is_same_session(&view.life) && now.credentials == *who
-            })
+        view.active && same_namespace && !who.shares_witness
     }
 
     pub(crate) fn liveness(&self, holder: Identity) -> (Liveness, Duration) {
@@ -207,7 +248,9 @@ pub(crate) fn previous_of(owner: Owner, token: u64) -> Previous {
         Owner::Vacant(Vacancy::Panicked(pid)) => Previous::Died(departed(pid, true)),
         Owner::Vacant(Vacancy::Expired(pid)) => Previous::Expired(departed(pid, false)),
         Owner::Vacant(Vacancy::Forced(pid)) => Previous::Forced(departed(pid, false)),
-        Owner::Vacant(Vacancy::Released) => Previous::Released,
+        Owner::Vacant(Vacancy::Released | Vacancy::Offered | Vacancy::Kept(_)) => {
+            Previous::Released
+        }
         Owner::Vacant(Vacancy::Fresh) | Owner::Held(_) | Owner::Renaming(_) | Owner::Corrupt => {
             Previous::None
         }

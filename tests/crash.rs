@@ -59,6 +59,48 @@ fn after_a_sigkill_the_next_grant_names_the_dead() {
     }
 }
 
+/// A waiter that has to wait long prepares for its holder's death: it keeps the holder's
+/// threads open until then.
+#[test]
+fn a_waiter_that_has_waited_long_learns_of_the_death_and_keeps_nothing_open() {
+    let _watchdog =
+        watchdog("a_waiter_that_has_waited_long_learns_of_the_death_and_keeps_nothing_open");
+    for options in [on_death(), on_expiry(10_000)] {
+        let scratch = Scratch::with(options);
+        let mut waiter = Child::puppet(&scratch.table());
+        // Whatever is opened once is open.
+        waiter.acquire("job");
+        waiter.release("job");
+        let open = descriptors(waiter.pid());
+        for _ in 0..3 {
+            let mut holder = Child::puppet(&scratch.table());
+            let held = holder.acquire("job");
+            waiter.say("acquire job");
+            let tasks = format!("/proc/{}/task", holder.pid());
+            wait_until(|| descriptors(waiter.pid()).contains(&tasks));
+            holder.kill();
+            died(
+                holder.pid(),
+                &held,
+                &waiter.hear().parse().expect("a grant"),
+            );
+            assert_eq!(descriptors(waiter.pid()), open);
+            assert_eq!(waiter.release("job"), "released");
+        }
+    }
+}
+
+/// What the descriptors of a process are of, in order.
+fn descriptors(pid: u32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+    let mut open: Vec<_> = open
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    open.sort();
+    open
+}
+
 #[test]
 fn a_process_that_exits_without_releasing_counts_as_dead() {
     let _watchdog = watchdog("a_process_that_exits_without_releasing_counts_as_dead");
@@ -215,6 +257,25 @@ fn a_table_out_of_sessions_says_so_and_takes_in_the_next_after_a_death() {
         );
         members.remove(0).kill_and_reap();
         members.push(Child::puppet(&scratch.table()));
+    }
+}
+
+/// Whoever collects the records of the dead has all their bytes for a moment. A soak found
+/// that others, coming just then, took them for the bytes of the living.
+#[test]
+fn joiners_that_come_together_all_get_the_records_of_the_dead() {
+    let _watchdog = watchdog("joiners_that_come_together_all_get_the_records_of_the_dead");
+    const JOINERS: usize = 4;
+    let scratch = Scratch::with(on_death().slots(200_000).sessions(8));
+    let open = format!("open {}", scratch.table().display());
+    for _ in 0..12 {
+        let mut joiners: Vec<_> = (0..JOINERS).map(|_| Child::start("puppet")).collect();
+        joiners.iter_mut().for_each(|joiner| joiner.say(&open));
+        for joiner in &mut joiners {
+            let answer = joiner.hear();
+            assert!(answer.starts_with("session "), "{answer}");
+        }
+        joiners.iter_mut().for_each(Child::kill_and_reap);
     }
 }
 

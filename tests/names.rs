@@ -374,3 +374,26 @@ fn names_recycled_under_load_keep_their_owners_apart_and_their_tokens_growing() 
         );
     }
 }
+
+#[test]
+fn a_forgotten_guards_lock_is_reclaimed_once_its_session_has_ended() {
+    let _watchdog = watchdog("a_forgotten_guards_lock_is_reclaimed_once_its_session_has_ended");
+    let scratch = Scratch::with(on_death());
+    let table = scratch.open();
+    // Far from slot 0, among names that nobody holds.
+    let locks: Vec<_> = (0..500)
+        .map(|name| table.lock(name.to_string()).unwrap())
+        .collect();
+    std::mem::forget(locks[499].acquire().unwrap());
+    drop((locks, table));
+
+    // The same process again, so the same PID: only another session tells them apart.
+    let table = scratch.open();
+    let lock = table.lock("499").unwrap();
+    let guard = lock.try_acquire().unwrap();
+    assert!(
+        matches!(guard.previous(), Previous::Died(_)),
+        "{:?}",
+        guard.previous()
+    );
+}

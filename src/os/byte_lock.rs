@@ -23,6 +23,9 @@ const FIRST_BYTE: u64 = 1 << 62;
 /// The byte whose holder is resetting a table of another boot.
 pub(crate) const RESET_BYTE: u64 = FIRST_BYTE;
 
+/// The byte whose holder is collecting the session records of the dead.
+pub(crate) const COLLECT_BYTE: u64 = FIRST_BYTE + 1;
+
 /// Sessions' bytes begin here; the bytes between are left for other purposes.
 const FIRST_SESSION_BYTE: u64 = FIRST_BYTE + 4096;
 
@@ -104,13 +107,12 @@ impl Probe {
     ///
     /// When the descriptor cannot be asked what it is of.
     pub(crate) fn new(fd: OwnedFd, path: &Path) -> io::Result<Self> {
-        let bytes = Status::of(&fd)?.bytes;
-        let kept = Kept::new(fd)?;
+        let status = Status::of(&fd)?;
         Ok(Self {
             path: path.to_owned(),
-            id: kept.id(),
-            bytes,
-            kept: RwLock::new(kept),
+            id: status.id,
+            bytes: status.bytes,
+            kept: RwLock::new(Kept::of(fd, status.id)),
         })
     }
 

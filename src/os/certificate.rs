@@ -36,6 +36,16 @@ pub(crate) const fn is_intact(value: u32) -> bool {
     value & TID_MASK != 0 && !is_marked(value)
 }
 
+/// The thread that an intact word names, by its id in its own PID namespace.
+#[must_use]
+pub(crate) const fn keeper(value: u32) -> Option<u32> {
+    if is_intact(value) {
+        Some(value & TID_MASK)
+    } else {
+        None
+    }
+}
+
 /// Linux's `struct robust_list`: a link in a ring.
 #[repr(C)]
 struct Link {
@@ -123,7 +133,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Takes the word off the list without a mark, and wakes who sleeps on it.
+    /// Takes the word off the list without a mark, and wakes who sleeps on it, unless
+    /// another certificate has been made of the word meanwhile.
     pub(crate) fn withdraw(self) {
         drop(self);
     }
@@ -146,9 +157,12 @@ impl Drop for Certificate<'_> {
         // SAFETY:
         // - the kernel has forgotten the ring, and only `self` knows it besides.
         drop(unsafe { Box::from_raw(self.ring) });
-        // Relaxed: as in `register`.
-        self.word.store(0, Ordering::Relaxed);
-        futex::wake(self.word, u32::MAX);
+        // Relaxed: as in `register`. Compared, because another thread of this process may
+        // have put its own id there: a session passes from one keeper to the next.
+        let (mine, order) = (self.tid | WAITERS, Ordering::Relaxed);
+        if self.word.compare_exchange(mine, 0, order, order).is_ok() {
+            futex::wake(self.word, u32::MAX);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The two clocks of a table: nanoseconds since some moment of this boot, and which boot
 //! this is.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -23,13 +23,17 @@ pub(crate) fn now_ns() -> u64 {
 ///
 /// When `/proc` is not mounted, or is not the kernel's.
 pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    parse_uuid(text.trim_end()).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the kernel's boot id is no UUID",
-        )
-    })
+    // A file under /proc/sys is read whole by one read, if it is to be read at all.
+    let mut text = [0; 64];
+    let len = File::open("/proc/sys/kernel/random/boot_id")?.read(&mut text)?;
+    let text = str::from_utf8(&text[..len]).ok();
+    text.and_then(|text| parse_uuid(text.trim_end()))
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel's boot id is no UUID",
+            )
+        })
 }
 
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {

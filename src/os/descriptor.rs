@@ -123,15 +123,15 @@ impl Kept {
     /// Keeps the descriptor, and remembers which file it is of.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let id = Status::of(&fd)?.id;
-        Ok(Self {
-            number: fd.into_raw_fd(),
-            id,
-        })
+        Ok(Self::of(fd, id))
     }
 
-    /// The file that it was opened for.
-    pub(crate) const fn id(&self) -> FileId {
-        self.id
+    /// Keeps a descriptor that is known to be of this file.
+    pub(crate) fn of(fd: OwnedFd, id: FileId) -> Self {
+        Self {
+            number: fd.into_raw_fd(),
+            id,
+        }
     }
 
     /// What the number stands for: `None` when that is no longer the file it was.
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn dropping_closes_what_is_still_ours() {
         let (kept, number) = kept_and_number(tempfile::tempfile().unwrap());
-        let id = kept.id();
+        let id = kept.id;
         drop(kept);
         // SAFETY:
         // - only asks what the number stands for; tests beside this one may have got it.

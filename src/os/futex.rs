@@ -43,8 +43,8 @@ pub(crate) enum Ended {
 }
 
 /// Sleeps while `word` is `expected`, until a wake or until `until_ns` of the monotonic
-/// clock. Every return means: look again.
-pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) {
+/// clock; true when it was a wake. Every return means: look again.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) -> bool {
     let deadline = timespec(until_ns);
     match futex::wait_bitset(
         word,
@@ -53,9 +53,11 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) {
         Some(&deadline),
         NonZeroU32::MAX,
     ) {
-        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+        Ok(()) => return true,
+        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
         Err(_) => doze(until_ns),
     }
+    false
 }
 
 /// Sleeps while both words are as expected: until a wake on either, or until `until_ns`
@@ -109,8 +111,10 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) -> u32 {
 
 fn wait_one_of_two(wake: &AtomicU32, expected: u32, until_ns: u64) -> Ended {
     let bound_ns = now_ns().saturating_add(UNWATCHED_NS);
-    wait(wake, expected, until_ns.min(bound_ns));
-    if now_ns() >= until_ns {
+    // Whoever was woken has to know: it stands for those who sleep on.
+    if wait(wake, expected, until_ns.min(bound_ns)) {
+        Ended::Wake
+    } else if now_ns() >= until_ns {
         Ended::TimedOut
     } else {
         Ended::Again
@@ -262,12 +266,14 @@ mod tests {
                     wait_two(page.word(0), 0, page.word(1), 0, soon()),
                     Ended::TimedOut
                 );
-                while page.word(9).load(Ordering::Acquire) == 0 {
-                    wait_two(page.word(2), 0, page.word(1), 0, until);
+                // Who is woken is told so, though a slept wait is not told apart otherwise.
+                let mut ended = Ended::Again;
+                while ended == Ended::Again {
+                    ended = wait_two(page.word(2), 0, page.word(1), 0, until);
                 }
+                assert_eq!(ended, Ended::Wake);
             });
             wake_one(page.word(2));
-            page.word(9).store(1, Ordering::Release);
             child.join();
         }
     }

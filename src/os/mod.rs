@@ -15,6 +15,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod scheduling;
 pub(crate) mod signals;
 
 #[cfg(test)]

@@ -1,11 +1,18 @@
 //! What a process is, and whether every one of its threads is on its way out.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
+use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, openat, seek};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
+use rustix::thread::futex;
+
+use super::descriptor::{Kept, Status};
+use crate::sync::AtomicU32;
 
 /// This process's id, in its own PID namespace.
 pub(crate) fn pid() -> u32 {
@@ -24,9 +31,14 @@ pub(crate) fn tid() -> u32 {
 ///
 /// The main thread's name is the process's; without `/proc` it is the calling thread's.
 pub(crate) fn command_name() -> [u64; 2] {
-    let mut name = match fs::read("/proc/self/comm") {
-        Ok(line) => line.strip_suffix(b"\n").unwrap_or(&line).to_vec(),
-        Err(_) => rustix::thread::name().unwrap_or_default().into_bytes(),
+    let of_this_thread = || rustix::thread::name().unwrap_or_default().into_bytes();
+    let mut name = if tid() == pid() {
+        of_this_thread()
+    } else {
+        match fs::read("/proc/self/comm") {
+            Ok(line) => line.strip_suffix(b"\n").unwrap_or(&line).to_vec(),
+            Err(_) => of_this_thread(),
+        }
     };
     name.resize(16, 0);
     let word = |at: usize| {
@@ -41,82 +53,202 @@ pub(crate) fn command_name() -> [u64; 2] {
 /// The inode of this process's PID namespace, but only if `/proc` shows that namespace:
 /// in it, a PID there means the same process as here. `None` if that is not certain.
 pub(crate) fn pid_namespace() -> Option<u64> {
-    // NSpid lists this process's id in each namespace from /proc's own down to ours:
-    // one id, and it is the one we go by, when the two are the same.
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    let mut ids = line.split_ascii_whitespace();
-    let only = ids.next()?.parse() == Ok(pid()) && ids.next().is_none();
-    if !only {
-        return None;
-    }
-    fs::metadata("/proc/self/ns/pid")
-        .ok()
-        .map(|namespace| namespace.ino())
+    let namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    // The first namespace is inside no other. So where a process of it is to be found as
+    // /proc/self at all, that is /proc of the same namespace.
+    (namespace == FIRST_PID_NAMESPACE || is_proc_of_this_namespace()).then_some(namespace)
 }
 
-/// Whether every thread of the process is past the point where it could run its own code
-/// again: `Some(true)` is a proof of death, `Some(false)` only the lack of one, `None`
-/// that the kernel would not tell. Ask only about a PID of this very PID namespace, as
-/// `/proc` shows it ([`pid_namespace`]).
+/// `PID_NS_INIT_INO`, `include/uapi/linux/nsfs.h`.
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+fn is_proc_of_this_namespace() -> bool {
+    // NSpid lists this process's id in each namespace from /proc's own down to ours:
+    // one id, and it is the one we go by, when the two are the same.
+    let status = fs::read("/proc/self/status").unwrap_or_default();
+    let line = status
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"NSpid:"));
+    let Some(ids) = line.and_then(|ids| str::from_utf8(ids).ok()) else {
+        return false;
+    };
+    let mut ids = ids.split_ascii_whitespace();
+    ids.next().is_some_and(|id| id.parse() == Ok(pid())) && ids.next().is_none()
+}
+
+/// The threads of one process, listed in `/proc/PID/task`: are they all on their way out?
 ///
 /// It is a shortcut: a process of gigabytes takes long to be torn down, and all the time
-/// holds its byte lock, while its threads show `PF_EXITING` at once.
+/// holds its byte lock, while its threads are past their own code at once.
 ///
 /// - The zombie state is not asked. It is late (it comes after the tear-down), and it says
 ///   nothing: a leader that called `pthread_exit` is a zombie while its threads run on.
 /// - That a PID may be used anew does no harm. Then the process that had it is gone, which
-///   is what `Some(true)` says; and while the new one runs, the answer is `Some(false)`.
+///   is what an answer of true says; and while the new one runs, it is false.
 /// - That a path under `/proc` is missing proves nothing: mounted with `hidepid`, it shows
-///   no processes of other users. Only a signal's `ESRCH` says that the PID is nobody's.
-pub(crate) fn all_tasks_exiting(pid: u32) -> Option<bool> {
-    match tasks_exiting(pid) {
-        Ok(all) => Some(all),
+///   no processes of other users. Only `ESRCH` says that an id is nobody's.
+///
+/// For PIDs of this very PID namespace, as `/proc` shows it ([`pid_namespace`]).
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pid: u32,
+    /// The kernel marks a thread's certificate amid its exit, and may at once give the
+    /// marking thread's processor to the waiter woken by it. To be asked about a thread in
+    /// this state, it would have the waiter wait until that one is through.
+    keeper: Option<u32>,
+    /// Those that there were at first.
+    listed: Vec<u32>,
+    /// Open, it is this process's and no later one's.
+    listing: Kept,
+}
+
+impl Threads {
+    /// What a directory has for links, its subdirectories aside.
+    const OWN_LINKS: u64 = 2;
+
+    /// The threads of the process that has this id now.
+    ///
+    /// Opening and listing are what takes the kernel long, the first time: whoever has time
+    /// now and will be in a hurry later keeps this.
+    ///
+    /// `keeper` is the thread whose certificate will be marked before anybody asks, if it
+    /// is known: it counts as exiting.
+    pub(crate) fn of(pid: u32, keeper: Option<u32>) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = format!("/proc/{pid}/task");
+        let listing = openat(CWD, path, flags, Mode::empty())?;
+        // In this order, so that threads which end meanwhile do not matter.
+        let links = Status::of(&listing)?.links;
+        let listed = list(listing.as_fd())?;
+        if links < Self::OWN_LINKS + listed.len() as u64 {
+            // Either more have just been started, or links do not count threads here.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let listing = Kept::new(listing)?;
+        Ok(Self {
+            pid,
+            keeper,
+            listed,
+            listing,
+        })
+    }
+
+    /// Whether every thread is past the point where it could run its own code again:
+    /// `Some(true)` is a proof of death, `Some(false)` only the lack of one, `None` that
+    /// the kernel would not tell. Ask only when the keeper's certificate is marked.
+    pub(crate) fn are_all_exiting(&self) -> Option<bool> {
+        if !has_exited(self.pid)? {
+            return Some(false);
+        }
+        // Mostly there have come no others since; a new listing takes longer.
+        let ask = |listing: BorrowedFd<'_>| match self.are_exiting(listing, &self.listed)? {
+            true => Some(true),
+            false => self.are_exiting(listing, &list(listing).ok()?),
+        };
+        self.listing
+            .ask(ask)
+            .or_else(|| is_nobodys(self.pid).then_some(true))
+    }
+
+    /// Whether these threads are all on their way out, and all that there are.
+    fn are_exiting(&self, listing: BorrowedFd<'_>, tids: &[u32]) -> Option<bool> {
+        // The newest first: they are the last to be told, so a look that comes too early is
+        // over with the first of them.
+        for &tid in tids.iter().rev() {
+            if self.keeper != Some(tid) && !has_exited(tid)? {
+                return Some(false);
+            }
+        }
+        // They stay on their way out. But a listing is no snapshot: a thread that is reaped
+        // meanwhile can hide another, and one that was still running may have started
+        // another before it went. So count, and then see who is still there: it was there
+        // when the threads were counted, so if those are as many as were counted, they are
+        // all the threads of that moment, and none could start another.
+        let count = Status::of(listing)
+            .ok()?
+            .links
+            .checked_sub(Self::OWN_LINKS)?;
+        let there = match self.count_there(tids) {
+            Some(there) => there,
+            None => list(listing)
+                .ok()?
+                .iter()
+                .filter(|&tid| tids.contains(tid))
+                .count(),
+        };
+        Some(there as u64 >= count)
+    }
+
+    /// How many of these threads there are; `None` if the kernel would not tell.
+    fn count_there(&self, tids: &[u32]) -> Option<usize> {
+        let there = tids.iter().map(|&tid| is_thread_of(self.pid, tid));
+        there.sum::<Option<usize>>()
+    }
+}
+
+/// Whether every thread of the process that has this id is past its own code, as
+/// [`Threads::are_all_exiting`] tells.
+pub(crate) fn are_all_threads_exiting(pid: u32) -> Option<bool> {
+    match Threads::of(pid, None) {
+        Ok(threads) => threads.are_all_exiting(),
         Err(_) => is_nobodys(pid).then_some(true),
     }
 }
 
-fn tasks_exiting(pid: u32) -> io::Result<bool> {
-    let process = format!("/proc/{pid}/stat");
-    if !TaskStat::read(&process)?.exiting {
-        return Ok(false);
-    }
-    let before = list_tasks(pid)?;
-    for tid in &before {
-        match TaskStat::read(&format!("/proc/{pid}/task/{tid}/stat")) {
-            Ok(task) if !task.exiting => return Ok(false),
-            Ok(_) => {}
-            Err(error) if is_no_such_task(&error) => {}
-            Err(error) => return Err(error),
+fn list(tasks: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let not_a_thread = |_| io::Error::new(io::ErrorKind::InvalidData, "not a list of threads");
+    seek(tasks, SeekFrom::Start(0))?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(tasks, &mut buffer);
+    let mut tids = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            tids.push(name.parse().map_err(not_a_thread)?);
         }
     }
-    // All that were listed are on their way out, and stay so. But a listing is no
-    // snapshot: a thread that is reaped meanwhile can hide another, and one that was still
-    // running may have started another before it went. So count, and list again: who is in
-    // both listings was there when the threads were counted, so if those are as many as
-    // were counted, they are all the threads of that moment, and none could start another.
-    let count = TaskStat::read(&process)?.threads;
-    let after = list_tasks(pid)?;
-    Ok(after.len() >= count && after.iter().all(|tid| before.contains(tid)))
-}
-
-fn list_tasks(pid: u32) -> io::Result<Vec<u32>> {
-    let mut tids = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let name = entry?.file_name();
-        let tid = name
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            .ok_or_else(not_a_stat)?;
-        tids.push(tid);
-    }
+    // Whoever is counted is counted once.
+    tids.sort_unstable();
+    tids.dedup();
     Ok(tids)
 }
 
-fn is_no_such_task(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+/// Whether this thread, of whatever process, is past its own code for good, or no such
+/// thread exists: the very same to whoever wants to know whether it can still do harm.
+/// `None` if the kernel would not tell.
+///
+/// It asks as one does who would lock a priority-inheriting futex that this thread has
+/// locked (see `FUTEX_TRYLOCK_PI` in `futex(2)`): for that the kernel has to know whether
+/// the thread is there to pay back what it inherits, and answers `ESRCH` once its exit has
+/// come past its futexes (`handle_exit_race` in Linux's `kernel/futex/pi.c`). While the
+/// exit is amid them, the kernel has the caller wait until it is through.
+pub(crate) fn has_exited(tid: u32) -> Option<bool> {
+    // Nobody else knows the word; and other bits than an id's would say something else.
+    if tid == 0 || tid & !libc::FUTEX_TID_MASK != 0 {
+        return None;
+    }
+    // A private futex is the kernel's to refuse, of a thread of another process.
+    let process_shared = futex::Flags::empty();
+    match futex::trylock_pi(&AtomicU32::new(tid), process_shared) {
+        Err(Errno::SRCH) => Some(true),
+        // Locked by somebody who lives, and who may be the caller.
+        Err(Errno::AGAIN | Errno::DEADLK) => Some(false),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// 1 if this thread is one of this process, and 0 if not; `None` if the kernel would not
+/// tell, as of another user's.
+fn is_thread_of(pid: u32, tid: u32) -> Option<usize> {
+    // SAFETY:
+    // - the null signal only asks; the kernel takes any numbers.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) };
+    match (sent, io::Error::last_os_error().raw_os_error()) {
+        (0, _) => Some(1),
+        (_, Some(libc::ESRCH)) => Some(0),
+        _ => None,
+    }
 }
 
 fn is_nobodys(pid: u32) -> bool {
@@ -127,47 +259,10 @@ fn is_nobodys(pid: u32) -> bool {
         .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
-fn not_a_stat() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "not what Linux shows of a task")
-}
-
-/// The part of a `stat` line that is needed here, see `proc_pid_stat(5)`.
-#[derive(Debug, PartialEq, Eq)]
-struct TaskStat {
-    exiting: bool,
-    threads: usize,
-}
-
-impl TaskStat {
-    /// Linux's `PF_EXITING`, `include/linux/sched.h`.
-    const EXITING: u64 = 0x4;
-
-    fn read(path: &str) -> io::Result<Self> {
-        // Longer than any such line: 52 numbers and a name.
-        let mut line = [0; 2048];
-        let len = File::open(path)?.read(&mut line)?;
-        Self::parse(&line[..len]).ok_or_else(not_a_stat)
-    }
-
-    fn parse(line: &[u8]) -> Option<Self> {
-        // The name, the second field, may hold anything: blanks and parentheses, too.
-        let name_end = line.iter().rposition(|&byte| byte == b')')?;
-        let rest = str::from_utf8(&line[name_end + 1..]).ok()?;
-        // The first field after it is the third.
-        let mut fields = rest.split_ascii_whitespace();
-        let flags: u64 = fields.nth(9 - 3)?.parse().ok()?;
-        let threads = fields.nth(20 - 10)?.parse().ok()?;
-        Some(Self {
-            exiting: flags & Self::EXITING != 0,
-            threads,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
     use crate::sync::Ordering;
     use std::thread;
     use std::time::Duration;
@@ -185,36 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_line_is_read_past_any_name() {
-        let line = b"1 (a) R 1) Z 1 1 1 0 -1 4194564 1 2 3 4 5 6 7 8 20 0 17 0 99";
-        assert_eq!(
-            TaskStat::parse(line),
-            Some(TaskStat {
-                exiting: true,
-                threads: 17
-            })
-        );
-        let line = b"1 (\xff) R 1 1 1 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 99";
-        assert_eq!(
-            TaskStat::parse(line),
-            Some(TaskStat {
-                exiting: false,
-                threads: 1
-            })
-        );
-        for torn in [&b"1 (a) R 1 1"[..], b"1 (a", b""] {
-            assert_eq!(TaskStat::parse(torn), None);
-        }
-    }
-
-    #[test]
     fn a_running_process_and_a_stopped_one_are_not_exiting() {
         let _watchdog = Watchdog::start();
-        assert_eq!(all_tasks_exiting(pid()), Some(false));
+        assert_eq!(are_all_threads_exiting(pid()), Some(false));
         let child = Child::fork(|| forever());
         let id = nix::unistd::Pid::from_raw(child.pid().cast_signed());
         nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).unwrap();
-        assert_eq!(all_tasks_exiting(child.pid()), Some(false));
+        assert_eq!(are_all_threads_exiting(child.pid()), Some(false));
     }
 
     #[test]
@@ -223,9 +295,9 @@ mod tests {
         let child = Child::fork(|| forever());
         let id = child.pid();
         child.kill();
-        until(|| all_tasks_exiting(id) == Some(true));
+        until(|| are_all_threads_exiting(id) == Some(true));
         child.kill_and_reap();
-        assert_eq!(all_tasks_exiting(id), Some(true));
+        assert_eq!(are_all_threads_exiting(id), Some(true));
     }
 
     #[test]
@@ -242,11 +314,10 @@ mod tests {
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         });
         until(|| page.word(0).load(Ordering::Acquire) == 1);
-        let leader = format!("/proc/{}/stat", child.pid());
-        until(|| TaskStat::read(&leader).unwrap().exiting);
-        assert_eq!(all_tasks_exiting(child.pid()), Some(false));
+        until(|| has_exited(child.pid()) == Some(true));
+        assert_eq!(are_all_threads_exiting(child.pid()), Some(false));
         child.kill();
-        until(|| all_tasks_exiting(child.pid()) == Some(true));
+        until(|| are_all_threads_exiting(child.pid()) == Some(true));
     }
 
     /// A list of threads is no snapshot: once, each listed thread was seen to exit, and the
@@ -266,21 +337,120 @@ mod tests {
             // - ends this thread alone, which owns nothing that the others use.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         });
-        let leader = format!("/proc/{}/stat", child.pid());
-        until(|| TaskStat::read(&leader).unwrap().exiting);
+        until(|| has_exited(child.pid()) == Some(true));
         let begun = page.word(0).load(Ordering::Acquire);
-        for _ in 0..3_000 {
-            assert_ne!(all_tasks_exiting(child.pid()), Some(true));
+        let mut beforehand = 0;
+        for _ in 0..1_000 {
+            assert_ne!(are_all_threads_exiting(child.pid()), Some(true));
+            let Ok(threads) = Threads::of(child.pid(), None) else {
+                continue;
+            };
+            beforehand += 1;
+            for _ in 0..5 {
+                assert_ne!(threads.are_all_exiting(), Some(true));
+            }
         }
+        assert!(beforehand > 0);
         until(|| page.word(0).load(Ordering::Acquire) > begun + 100);
+    }
+
+    #[test]
+    fn threads_looked_up_beforehand_tell_of_a_death_and_of_one_that_came_since() {
+        let _watchdog = Watchdog::start();
+        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
+        let child = Child::fork(move || {
+            thread::spawn(move || {
+                while page.word(0).load(Ordering::Acquire) == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                thread::spawn(|| forever());
+                page.word(1).store(1, Ordering::Release);
+            });
+            page.word(2).store(1, Ordering::Release);
+            // SAFETY:
+            // - ends this thread alone, which owns nothing that the others use.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+        until(|| page.word(2).load(Ordering::Acquire) == 1);
+        until(|| has_exited(child.pid()) == Some(true));
+        let threads = Threads::of(child.pid(), None).unwrap();
+        page.word(0).store(1, Ordering::Release);
+        until(|| page.word(1).load(Ordering::Acquire) == 1);
+        // The one that was there has ended, or is about to.
+        until(|| {
+            let known = threads.listed.iter();
+            known.copied().all(|tid| has_exited(tid) == Some(true))
+        });
+        for _ in 0..100 {
+            assert_eq!(threads.are_all_exiting(), Some(false));
+        }
+        child.kill();
+        until(|| threads.are_all_exiting() == Some(true));
+        child.kill_and_reap();
+        assert_eq!(threads.are_all_exiting(), Some(true));
+    }
+
+    #[test]
+    fn the_keeper_counts_as_exiting_and_nobody_else() {
+        let _watchdog = Watchdog::start();
+        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
+        let child = Child::fork(move || {
+            for at in 0..2 {
+                thread::spawn(move || {
+                    page.word(at).store(tid(), Ordering::Release);
+                    forever()
+                });
+            }
+            while page.word(2).load(Ordering::Acquire) == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // SAFETY:
+            // - ends this thread alone, which owns nothing that the others use.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+        let named = |at: usize| page.word(at).load(Ordering::Acquire);
+        until(|| named(0) != 0 && named(1) != 0);
+        let threads = Threads::of(child.pid(), Some(named(0))).unwrap();
+        assert_eq!(threads.are_all_exiting(), Some(false));
+        page.word(2).store(1, Ordering::Release);
+        until(|| has_exited(child.pid()) == Some(true));
+        assert_eq!(threads.are_all_exiting(), Some(false));
+        child.kill();
+        until(|| threads.are_all_exiting() == Some(true));
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_to_be_asked_gives_no_answer_or_is_asked_otherwise() {
+        let _watchdog = Watchdog::start();
+        let child = Child::fork(|| forever());
+        let id = child.pid();
+        child.kill();
+        until(|| are_all_threads_exiting(id) == Some(true));
+        Child::fork(|| {
+            deny(libc::SYS_futex, libc::EPERM);
+            assert_eq!(are_all_threads_exiting(id), None);
+        })
+        .join();
+        Child::fork(|| {
+            deny(libc::SYS_tgkill, libc::EPERM);
+            let threads = Threads::of(id, None).unwrap();
+            assert_eq!(threads.count_there(&threads.listed), None);
+            assert_eq!(threads.are_all_exiting(), Some(true));
+        })
+        .join();
+        Child::fork(|| {
+            deny(libc::SYS_openat, libc::EPERM);
+            assert_eq!(are_all_threads_exiting(id), None);
+        })
+        .join();
     }
 
     #[test]
     fn a_pid_that_is_nobodys_is_gone_and_no_pid_is_no_answer() {
         // Beyond what Linux gives out (2^22).
-        assert_eq!(all_tasks_exiting(4_194_305), Some(true));
-        assert_eq!(all_tasks_exiting(0), None);
-        assert_eq!(all_tasks_exiting(u32::MAX), None);
+        assert_eq!(are_all_threads_exiting(4_194_305), Some(true));
+        assert_eq!(are_all_threads_exiting(0), None);
+        assert_eq!(are_all_threads_exiting(u32::MAX), None);
     }
 
     #[test]

@@ -7,10 +7,10 @@
 //! # The owner word
 //!
 //! ```text
-//!  63        42 41        30 29           1   0
-//! +------------+------------+-------------+---+
-//! |  PID : 22  | session:12 | generation  | W |   W: someone may be waiting
-//! +------------+------------+-------------+---+
+//!  63        42 41        30 29           2 1   0
+//! +------------+------------+-------------+-----+
+//! |  PID : 22  | session:12 | generation  |queue|   queue: what those who wait rely on
+//! +------------+------------+-------------+-----+
 //! ```
 //!
 //! One `AtomicU64` a slot; ownership changes by one compare-and-swap of it, from the exact
@@ -18,20 +18,28 @@
 //!
 //! # Transitions
 //!
-//! `g` is the generation; whatever is not named stays.
+//! `g` is the generation, `q` the queue; `q'` is `q` with `Asleep` turned into `Heir`, and
+//! then one sleeper is woken. Whatever is not named stays.
 //!
 //! | from                   | to                 | by                        | function            |
 //! |------------------------|--------------------|---------------------------|---------------------|
-//! | vacant, g, W           | (me, g+1, W)       | an acquirer               | `Slot::take`        |
-//! | (dead, g, W)           | (me, g+1, W)       | a waiter, reclaiming      | `Slot::take`        |
-//! | (expired, g, W)        | (me, g+1, W)       | a waiter, evicting        | `Slot::take`        |
-//! | (me, g, W)             | Released, g, 0     | the holder                | `Slot::release`     |
-//! | (me, g, W)             | Panicked, g, 0     | the holder, unwinding     | `Slot::release`     |
-//! | (me, g, W)             | as it was, g, 0    | the holder, declining     | `Slot::undo`        |
-//! | (dead, g, W)           | Died, g, 0         | the sweep of a session    | `reclaim::sweep`    |
-//! | (any, g, W)            | Forced, g, 0       | an operator               | `Slot::vacate`      |
+//! | vacant, g, q           | (me, g+1, q)       | an acquirer               | `Slot::take`        |
+//! | vacant, g, q           | (me, g+1, Asleep)  | an heir, or after an offer| `Slot::take`        |
+//! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
+//! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
+//! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |
+//! | (me, g, not Idle)      | Kept, g, q'        | the holder, in its turn   | `Slot::release_before_others` |
+//! | (me, g, not Idle)      | Offered, g, q'     | the holder, after its turn| `Slot::release_before_others` |
+//! | (me, g, q)             | Panicked, g, q'    | the holder, unwinding     | `Slot::release`     |
+//! | (me, g, q)             | as it was, g, q'   | the holder, declining     | `Slot::undo`        |
+//! | (dead, g, q)           | Died, g, q'        | the sweep of a session    | `reclaim::sweep`    |
+//! | (any, g, q)            | Forced, g, q'      | an operator               | `Slot::vacate`      |
 //! | abandoned, g           | Released, g        | an operator, acknowledging| `Slot::vacate`      |
-//! | (h, g, 0)              | (h, g, 1)          | a waiter, announcing      | `Slot::announce`    |
+//! | (h, g, Idle or Heir)   | (h, g, Asleep)     | a waiter, going to sleep  | `Slot::queue_up`    |
+//! | (h, g, Idle)           | (h, g, Heir)       | a waiter, staying awake   | `Slot::queue_up`    |
+//! | (h, g, Heir)           | (h, g, Asleep)     | a waker that found nobody | `Slot::queue_up`    |
+//! | vacant, g, Heir        | open, g, Idle      | the same; it wakes again  | `Slot::desert`      |
+//! |                        |                    | or a namer in want of room|                     |
 //! | Fresh or Released, g   | RENAMING, g+1      | the naming lock's holder  | `Names`             |
 //! | RENAMING, g            | RENAMING, g' > g   | the same, raising tokens  | `Names`             |
 //! | RENAMING, g            | Fresh, g           | the same, or its repairer | `Names`             |
@@ -51,10 +59,12 @@
 //! 4. *A stale guard changes nothing.* A release compares the epoch word and then, by its
 //!    CAS, the whole owner word: all 64 bits of the token. What is left is a guard that was
 //!    revoked, whose thread stops between those two instructions until its own process
-//!    owns the slot again with the very same in-word generation, half a wrap (2^28 grants)
+//!    owns the slot again with the very same in-word generation, half a wrap (2^27 grants)
 //!    later or more. The models take the bound that no such wrap falls in between.
-//! 5. *`W` is never dropped by someone who does not wake.* Release, sweep and force clear
-//!    it and wake; a take keeps it; a waiter that has slept takes the slot with it set.
+//! 5. *Nobody sleeps unheard.* Whoever sleeps does so under a word that says `Asleep`, whose
+//!    vacating wakes one, or `Heir`, where one is awake that ends in `Asleep` or in a wake
+//!    (`wait.rs` has the cases). Only `desert` turns a queue back to `Idle`, and wakes
+//!    after it. What dies of this with a killed process, one bounded sleep makes good.
 //! 6. *Every step stands alone.* A process that dies between any two shared steps leaves
 //!    words from which the table above goes on, with `Died` where it owned a slot.
 //!
@@ -62,9 +72,24 @@
 //!
 //! - PID 22: Linux's own limit (2^22). It is for people and for the compare.
 //! - Session 12: 4088 processes a table; the top eight indices say how a slot was vacated.
-//! - Generation 29, of which 28 count within an epoch: at a grant every 10 ns a wrap takes
-//!   five seconds, so nothing but the exception in (4) depends on its rarity. The epoch
-//!   word carries the other 36 bits: centuries.
+//! - Generation 28, of which 27 count within an epoch: at a grant every 10 ns a wrap takes
+//!   two seconds and a half, so nothing but the exception in (4) depends on its rarity. The
+//!   epoch word carries the other 37 bits: centuries.
+//! - Queue 2: three states. One bit, "someone may sleep", would do for safety; the other
+//!   tells a holder that somebody is awake, so that barging in costs no wake.
+//!
+//! # Whose turn it is
+//!
+//! A turn is the process's, not the grant's: one that holds for long and comes back at once
+//! finds the heir asleep again at each release (it was called, saw the lock held, and had
+//! no reason to stay awake). So the offer goes out with the call, too: from `Asleep` as from
+//! `Heir`, whatever the queue was at the grant.
+//!
+//! `Kept` and `Offered` are vacant words: anybody may take them, and ownership is never
+//! given to somebody who did not ask with a CAS of its own. So a handover cannot hit a
+//! waiter that has just left, been stopped or died: its slot is taken by the next one. The
+//! plan to have the releaser write the waiter in as the owner would have needed a second
+//! word that names the waiter, and a way back for one that leaves at that very moment.
 //!
 //! An evicted session does not attach anew, as was first planned: eviction is a matter of
 //! one slot's word, and the generation in it already tells the stale grant from every

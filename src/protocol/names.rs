@@ -29,7 +29,7 @@ use super::ordering::Site;
 use super::slot::{Slot, Taken};
 use super::sync::{AtomicU64, NAME_WORDS, NOTE_WORDS, Ordering, fence, ord};
 use super::wait::Wake;
-use super::word::{Identity, Owner, OwnerWord, Vacancy};
+use super::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 
 /// The table-wide words of naming.
 #[repr(C, align(64))]
@@ -271,12 +271,17 @@ impl Note {
     }
 }
 
+#[inline]
 fn pack<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut words = [0; N];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
-        let mut buffer = [0; 8];
-        buffer[..chunk.len()].copy_from_slice(chunk);
-        *word = u64::from_le_bytes(buffer);
+    let (whole, rest) = bytes.as_chunks();
+    for (word, chunk) in words.iter_mut().zip(whole) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    if let (Some(word), false) = (words.get_mut(whole.len()), rest.is_empty()) {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        *word = u64::from_le_bytes(last);
     }
     words
 }
@@ -386,7 +391,13 @@ impl<'a> Names<'a> {
         if let Some(found) = self.find(key) {
             return Ok(found);
         }
-        let slot = self.claim(me).ok_or(Full)?;
+        let slot = self
+            .claim(me)
+            .or_else(|| {
+                self.call_heirs(waker);
+                self.claim(me)
+            })
+            .ok_or(Full)?;
         let (words, record) = (&self.slots[slot as usize], &self.records[slot as usize]);
         self.begin_rename(words);
         self.unpublish(slot);
@@ -446,6 +457,19 @@ impl<'a> Names<'a> {
         })
     }
 
+    /// Calls whoever the words of free slots say is awake for them. Where a waiter was killed
+    /// that others were to trust in, and nobody else waits, nobody comes: the slot is idle
+    /// from then on. Otherwise its word would keep the name for as long as nobody uses it.
+    fn call_heirs(&self, waker: &impl Wake) {
+        let named = self.slots.iter().skip(NamingWords::SLOT as usize + 1);
+        for words in named {
+            let seen = words.owner();
+            if matches!(seen.owner(), Owner::Vacant(_)) && seen.queue() != Queue::Idle {
+                super::wait::wake_next(words, waker);
+            }
+        }
+    }
+
     /// From where the hand stands: a nameless slot, or the one idle for longest of the
     /// next few idle ones, so that a busy lock caught between two grants keeps its name.
     fn longest_idle(&self) -> Option<u32> {
@@ -469,7 +493,7 @@ impl<'a> Names<'a> {
     fn is_idle(&self, slot: usize, seen: OwnerWord) -> bool {
         match seen.owner() {
             Owner::Vacant(vacancy) => {
-                !seen.has_waiters() && (!vacancy.is_abandoned() || self.is_nameless(slot))
+                seen.queue() == Queue::Idle && (!vacancy.is_abandoned() || self.is_nameless(slot))
             }
             _ => false,
         }

@@ -7,7 +7,7 @@ use super::names::{Names, NamingWords};
 use super::slot::Slot;
 use super::sync::Ordering;
 use super::wait::{self, Wake};
-use super::word::{Owner, OwnerWord, Vacancy};
+use super::word::{Owner, OwnerWord, Queue, Vacancy};
 
 /// By how much a reset raises the table's tokens, beyond the highest that is on disk:
 /// more grants than one name can have had since its page was last written back.
@@ -27,7 +27,7 @@ pub fn sweep(slots: &[Slot], is_dead: impl Fn(u32) -> bool, waker: &impl Wake) -
             if !is_dead(holder.session()) {
                 break;
             }
-            // Changed: a waiter has announced itself, or has taken the slot over. Either
+            // Changed: a waiter has queued up, or has taken the slot over. Either
             // ends the loop soon: the dead session gets no new slots.
             if wait::vacate(slot, seen, Vacancy::Died(holder.pid()), waker) {
                 swept += 1;
@@ -60,11 +60,15 @@ pub fn reset(names: &Names<'_>, is_whole: impl Fn(u32) -> bool) {
         let whole = index != NamingWords::SLOT && is_whole(index);
         let vacancy = match word.owner() {
             Owner::Held(holder) if whole => Vacancy::Died(holder.pid()),
+            Owner::Vacant(Vacancy::Offered | Vacancy::Kept(_)) if whole => Vacancy::Released,
             Owner::Vacant(vacancy) if whole => vacancy,
             _ => Vacancy::Fresh,
         };
         slot.owner.swap(
-            word.vacated(vacancy).at_token(floor).bits(),
+            word.queued(Queue::Idle)
+                .vacated(vacancy)
+                .at_token(floor)
+                .bits(),
             Ordering::Relaxed,
         );
         slot.epoch

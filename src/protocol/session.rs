@@ -23,7 +23,7 @@ pub struct SessionRecord {
     attached_ms: AtomicU64,
     /// The command name, as two little-endian words.
     command: [AtomicU64; 2],
-    /// Counted up by each heartbeat.
+    /// Counted up by each heartbeat, from 0 at each attaching.
     beat: AtomicU64,
     /// When that was, in monotonic milliseconds; for showing.
     beat_ms: AtomicU64,
@@ -81,6 +81,13 @@ impl LifeSign {
     #[must_use]
     pub const fn is_same_session(&self, other: &Self) -> bool {
         self.state == other.state
+    }
+
+    /// Whether the session has sent a heartbeat: then its keeper runs, and has put its own
+    /// id on the certificate before ([`Site::Record`]).
+    #[must_use]
+    pub const fn has_beaten(&self) -> bool {
+        self.beat != 0
     }
 }
 
@@ -150,6 +157,7 @@ impl SessionRecord {
             entry.swap(0, Ordering::Relaxed);
         }
         self.beat_ms.swap(who.now_ms, Ordering::Relaxed);
+        self.beat.swap(0, Ordering::Relaxed);
         let state = self.state.load(Ordering::Relaxed);
         self.state
             .swap((state | 1).wrapping_add(2), ord(Site::Record));
@@ -276,7 +284,7 @@ impl Watch {
     #[must_use]
     pub const fn new(word: OwnerWord, life: LifeSign, now_ns: u64) -> Self {
         Self {
-            word: word.without_waiters(),
+            word: word.grant_only(),
             life,
             silent_ns: 0,
             looked_ns: now_ns,
@@ -287,7 +295,7 @@ impl Watch {
     /// nanoseconds. A new grant or a new sign of life starts over.
     #[must_use]
     pub fn look(&mut self, word: OwnerWord, life: LifeSign, now_ns: u64, gap_cap_ns: u64) -> u64 {
-        if word.without_waiters() == self.word && life == self.life {
+        if word.grant_only() == self.word && life == self.life {
             self.silent_ns += now_ns.saturating_sub(self.looked_ns).min(gap_cap_ns);
             self.looked_ns = now_ns.max(self.looked_ns);
         } else {
@@ -319,7 +327,15 @@ mod tests {
         let word = OwnerWord::from_bits(2);
         let mut watch = Watch::new(word, life(1), 100);
         assert_eq!(watch.look(word, life(1), 105, CAP), 5);
-        assert_eq!(watch.look(word.with_waiters(), life(1), 112, CAP), 12);
+        assert_eq!(
+            watch.look(
+                word.queued(super::super::word::Queue::Asleep),
+                life(1),
+                112,
+                CAP
+            ),
+            12
+        );
         assert_eq!(watch.look(word, life(2), 113, CAP), 0);
     }
 

@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use super::ordering::Site;
 use super::sync::{AtomicU32, AtomicU64, Ordering, ord};
-use super::word::{Identity, Owner, OwnerWord, Vacancy};
+use super::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 
 /// The shared words of one lock, on one cache line.
 #[repr(C, align(64))]
@@ -70,7 +70,7 @@ impl Grant {
         self.token().wrapping_sub(1)
     }
 
-    /// The word that the holder owns the slot by, without the waiter bit.
+    /// The word that the holder owns the slot by, with the queue bits that it was taken with.
     #[must_use]
     pub const fn word(&self) -> OwnerWord {
         self.word
@@ -93,9 +93,9 @@ pub enum Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Vacated {
-    /// The slot is free; `wake` says whether someone may be waiting to hear of it.
+    /// The slot is free.
     Done {
-        /// Whether the waiter bit was set.
+        /// Whether one that sleeps is to be woken.
         wake: bool,
     },
     /// The grant was no longer current: nothing was changed, and nobody is to be woken.
@@ -162,7 +162,7 @@ impl Slot {
             let epoch = self.epoch.load(ord(Site::Epoch));
             let since_ms = self.since_ms.load(Ordering::Relaxed);
             // The epoch was read between two readings of one word, so it is that word's.
-            if self.owner().without_waiters() == word.without_waiters() {
+            if self.owner().grant_only() == word.grant_only() {
                 return Some(SlotView {
                     word,
                     token: word.token_in(word.epoch_from(epoch)),
@@ -195,7 +195,8 @@ impl Slot {
     }
 
     /// `seen,g -> (me,g+1)`: a grant of a vacant slot, or of one whose holder was judged
-    /// gone. `W` stays, and is set if the caller knows of other waiters (`contended`).
+    /// gone. The queue stays, unless the caller knows better (`may_leave_sleepers`): then
+    /// it is `Asleep`, whoever was the heir.
     ///
     /// The CAS is from the very word that was judged. Its epoch is read on both sides: the
     /// reading before makes the epoch word catch up with `seen`, so that it never lags by
@@ -203,7 +204,7 @@ impl Slot {
     /// the epoch word at the CAS: the grant is of epoch `h`, and no wrap of the in-word
     /// generation can pass for it.
     #[inline(always)]
-    pub fn take(&self, seen: OwnerWord, me: Identity, contended: bool) -> Taken {
+    pub fn take(&self, seen: OwnerWord, me: Identity, may_leave_sleepers: bool) -> Taken {
         let mut before = self.epoch.load(ord(Site::Epoch));
         if before & 1 != seen.epoch_parity() {
             match self.catch_up(seen, before) {
@@ -212,8 +213,8 @@ impl Slot {
             }
         }
         let granted = seen.granted_to(me);
-        let mine = if contended {
-            granted.with_waiters()
+        let mine = if may_leave_sleepers {
+            granted.queued(Queue::Asleep)
         } else {
             granted
         };
@@ -230,7 +231,7 @@ impl Slot {
         {
             return Taken::Changed;
         }
-        let word = mine.without_waiters();
+        let word = mine;
         if mine.epoch_parity() == before & 1 && self.epoch.load(ord(Site::Epoch)) == before {
             return Taken::Granted(Grant {
                 word,
@@ -251,11 +252,12 @@ impl Slot {
     /// Moves a lagging epoch word up to `seen`'s epoch, and returns that epoch; `None`
     /// when the owner word is no longer `seen`.
     #[cold]
+    #[inline(never)]
     fn catch_up(&self, seen: OwnerWord, lagging: u64) -> Option<u64> {
         // `lagging` was read between two readings of `seen`. An epoch word ahead of `seen`
         // would have shown a newer owner word here (Epoch pairs with EpochHelp), so it is
         // behind, and helping cannot overshoot.
-        if self.owner().without_waiters() != seen.without_waiters() {
+        if self.owner().grant_only() != seen.grant_only() {
             return None;
         }
         let epoch = lagging.wrapping_add(1);
@@ -273,11 +275,12 @@ impl Slot {
     /// epoch of `mine`, and helps it forward before the token is given out. `None` when
     /// the grant has been revoked.
     #[cold]
+    #[inline(never)]
     fn settle(&self, mine: OwnerWord) -> Option<u64> {
         loop {
             let epoch_word = self.epoch.load(ord(Site::Epoch));
             // Still the owner after that reading: it was the epoch word under this grant.
-            if self.owner().without_waiters() != mine {
+            if self.owner().grant_only() != mine.grant_only() {
                 return None;
             }
             let epoch = mine.epoch_from(epoch_word);
@@ -294,51 +297,97 @@ impl Slot {
         }
     }
 
-    /// `(h,g,W=0) -> (h,g,W=1)`: announces a waiter to the holder `seen`. False when the
-    /// word has changed.
+    /// `h,g,* -> h,g,queue`: tells the holder `seen` what to do at its release, or takes
+    /// such a word back. False when the word has changed.
     ///
     /// Relaxed: it hands nothing over, and [`Site::Wake`] keeps the reading of the wake
     /// word before it.
     #[must_use]
-    pub fn announce(&self, seen: OwnerWord) -> bool {
+    pub fn queue_up(&self, seen: OwnerWord, queue: Queue) -> bool {
+        self.exchange_relaxed(seen, seen.queued(queue))
+    }
+
+    /// `vacant,g,* -> vacant,g,Idle`: nobody came when a sleeper was called. False when the
+    /// word has changed.
+    ///
+    /// Relaxed, and a read-modify-write: the release before it stays readable through it.
+    #[must_use]
+    pub fn desert(&self, seen: OwnerWord) -> bool {
+        self.exchange_relaxed(seen, seen.deserted())
+    }
+
+    fn exchange_relaxed(&self, from: OwnerWord, to: OwnerWord) -> bool {
         self.owner
-            .compare_exchange(
-                seen.bits(),
-                seen.with_waiters().bits(),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(from.bits(), to.bits(), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// `(me,g,Idle) -> Released,g,Idle`: the holder's own release when nobody waits. False
+    /// when that is not so, or no longer: then nothing was changed.
+    ///
+    /// Without any reading of the owner word, which the last CAS has just written: the grant
+    /// knows it.
+    #[inline(always)]
+    #[must_use]
+    pub fn release_quietly(&self, grant: &Grant) -> bool {
+        grant.word.queue() == Queue::Idle
+            && self.epoch.load(Ordering::Relaxed) == grant.epoch
+            && self.vacate(grant.word, Vacancy::Released) != Vacated::Lost
     }
 
     /// `(me,g) -> vacancy,g`: the holder's own release.
     ///
     /// The epoch is compared first, then the CAS compares the rest: together all 64 bits
-    /// of the token. The first CAS guesses that nobody waits, which saves reading a word
-    /// that the last CAS has just written.
+    /// of the token. The first CAS guesses that the queue is what it was at the grant, which
+    /// saves reading a word that the last CAS has just written.
     #[inline(always)]
     pub fn release(&self, grant: &Grant, vacancy: Vacancy) -> Vacated {
         if self.epoch.load(Ordering::Relaxed) != grant.epoch {
             return Vacated::Lost;
         }
         match self.vacate(grant.word, vacancy) {
-            Vacated::Lost => self.release_seen(grant.word, grant.epoch, vacancy),
+            Vacated::Lost => self.release_seen(grant.word, grant.epoch, |_| vacancy),
             done => done,
         }
     }
 
-    /// The release when someone waits, or when the grant has been revoked.
+    /// The release when the queue has changed, or when the grant has been revoked.
     #[cold]
-    fn release_seen(&self, mine: OwnerWord, epoch: u64, vacancy: Vacancy) -> Vacated {
+    #[inline(never)]
+    fn release_seen(
+        &self,
+        mine: OwnerWord,
+        epoch: u64,
+        vacancy: impl Fn(Queue) -> Vacancy,
+    ) -> Vacated {
         loop {
             let seen = self.owner();
-            if seen.without_waiters() != mine || self.epoch.load(Ordering::Relaxed) != epoch {
+            if seen.grant_only() != mine.grant_only() || self.epoch.load(Ordering::Relaxed) != epoch
+            {
                 return Vacated::Lost;
             }
-            // At most two rounds: only the waiter bit can change, and only to set.
-            if let done @ Vacated::Done { .. } = self.vacate(seen, vacancy) {
+            // At most two failures: under a grant that stands only the queue changes, and
+            // only onwards: Idle, Heir, Asleep.
+            if let done @ Vacated::Done { .. } = self.vacate(seen, vacancy(seen.queue())) {
                 return done;
             }
+        }
+    }
+
+    /// `(me,g,q) -> Offered or Kept,g,q'`: the release in front of others that wait.
+    /// `courtesy` says whose turn it is next, by the queue that the release finds: one that
+    /// holds for long finds it changed since the grant, again and again.
+    pub fn release_before_others(
+        &self,
+        grant: &Grant,
+        courtesy: impl Fn(Queue) -> Vacancy,
+    ) -> Vacated {
+        if self.epoch.load(Ordering::Relaxed) != grant.epoch {
+            return Vacated::Lost;
+        }
+        match self.vacate(grant.word, courtesy(grant.word.queue())) {
+            Vacated::Lost => self.release_seen(grant.word, grant.epoch, courtesy),
+            done => done,
         }
     }
 
@@ -354,7 +403,7 @@ impl Slot {
             Ordering::Relaxed,
         ) {
             Ok(_) => Vacated::Done {
-                wake: seen.has_waiters(),
+                wake: matches!(seen.queue(), Queue::Asleep),
             },
             Err(_) => Vacated::Lost,
         }
@@ -364,6 +413,7 @@ impl Slot {
     /// replaced,g`. `takeover` says how the predecessor went if the grant took over from it.
     pub fn undo(&self, grant: Grant, takeover: fn(u32) -> Vacancy) -> Vacated {
         let vacancy = match grant.from.owner() {
+            Owner::Vacant(Vacancy::Offered | Vacancy::Kept(_)) => Vacancy::Released,
             Owner::Vacant(vacancy) => vacancy,
             Owner::Held(gone) => takeover(gone.pid()),
             Owner::Renaming(_) | Owner::Corrupt => Vacancy::Released,
@@ -375,12 +425,12 @@ impl Slot {
     #[inline]
     #[must_use]
     pub fn is_current(&self, grant: &Grant) -> bool {
-        self.owner().without_waiters() == grant.word
+        self.owner().grant_only() == grant.word.grant_only()
             && self.epoch.load(Ordering::Relaxed) == grant.epoch
     }
 
-    /// Counts the wake word up after a vacating CAS that saw the waiter bit; the futex
-    /// wake is the caller's.
+    /// Counts the wake word up after a vacating CAS that is to wake one; the futex wake is
+    /// the caller's.
     pub fn bump_wake(&self) {
         self.wake.fetch_add(1, ord(Site::WakeBump));
     }
@@ -445,21 +495,72 @@ mod tests {
     }
 
     #[test]
-    fn the_waiter_bit_stays_when_a_slot_is_taken_over_and_goes_with_a_release() {
+    fn who_waits_stays_known_through_a_takeover_and_the_release_calls_one() {
         let slot = Slot::new();
         let _dead = take(&slot, Identity::new(1, 0));
-        assert!(slot.announce(slot.owner()));
-        let heir = take_over(&slot, Identity::new(2, 1));
-        assert!(slot.owner().has_waiters());
+        assert!(slot.queue_up(slot.owner(), Queue::Asleep));
+        let heir = take(&slot, Identity::new(2, 1));
+        assert_eq!(slot.owner().queue(), Queue::Asleep);
         assert_eq!(
             slot.release(&heir, Vacancy::Released),
             Vacated::Done { wake: true }
         );
-        assert!(!slot.owner().has_waiters());
+        assert_eq!(slot.owner().queue(), Queue::Heir);
     }
 
-    fn take_over(slot: &Slot, me: Identity) -> Grant {
-        take(slot, me)
+    #[test]
+    fn a_barging_holder_wakes_nobody_and_may_offer_the_slot_to_the_heir() {
+        let slot = Slot::new();
+        slot.owner.store(
+            OwnerWord::from_bits(0).queued(Queue::Heir).bits(),
+            Ordering::Relaxed,
+        );
+        let barger = take(&slot, Identity::new(1, 0));
+        assert_eq!(
+            slot.release(&barger, Vacancy::Released),
+            Vacated::Done { wake: false }
+        );
+        assert!(slot.owner().is_open());
+        let barger = take(&slot, Identity::new(1, 0));
+        assert_eq!(
+            slot.release_before_others(&barger, |_| Vacancy::Offered),
+            Vacated::Done { wake: false }
+        );
+        assert_eq!(slot.owner().owner(), Owner::Vacant(Vacancy::Offered));
+        let Taken::Granted(heir) = slot.take(slot.owner(), Identity::new(2, 1), true) else {
+            panic!("nobody else is about");
+        };
+        assert_eq!(slot.owner().queue(), Queue::Asleep);
+        let kept = Vacancy::Kept(2);
+        assert_eq!(
+            slot.release_before_others(&heir, |_| kept),
+            Vacated::Done { wake: true }
+        );
+        assert!(!slot.owner().is_open());
+        assert!(slot.owner().is_kept_by(Identity::new(2, 1)));
+        assert_eq!(slot.release_before_others(&heir, |_| kept), Vacated::Lost);
+    }
+
+    /// Who held for so long that the heir went back to sleep offered the slot to nobody.
+    #[test]
+    fn an_heir_that_sleeps_again_is_called_to_an_offer() {
+        let slot = Slot::new();
+        slot.owner.store(
+            OwnerWord::from_bits(0).queued(Queue::Heir).bits(),
+            Ordering::Relaxed,
+        );
+        let barger = take(&slot, Identity::new(1, 0));
+        assert!(slot.queue_up(slot.owner(), Queue::Asleep));
+        let courtesy = |queue| match queue {
+            Queue::Asleep => Vacancy::Offered,
+            Queue::Idle | Queue::Heir => Vacancy::Kept(1),
+        };
+        assert_eq!(
+            slot.release_before_others(&barger, courtesy),
+            Vacated::Done { wake: true }
+        );
+        assert_eq!(slot.owner().owner(), Owner::Vacant(Vacancy::Offered));
+        assert_eq!(slot.owner().queue(), Queue::Heir);
     }
 
     #[test]

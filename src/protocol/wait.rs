@@ -1,19 +1,33 @@
-//! Blocking: the handshake over the wake word, with everything that takes time behind
-//! a trait.
+//! Blocking: the handshake over the wake word, and who goes first, with everything that
+//! takes time behind a trait.
 //!
-//! A waiter reads the wake word, makes sure that `W` is set in the owner word, and sleeps
-//! for as long as the wake word stays what it was. A releaser clears `W` with the word it
-//! vacates, then counts the wake word up, then wakes one. So either the releaser sees the
-//! waiter's `W`, or the waiter sees the vacated word; and if the releaser's count comes
-//! before the sleep, the sleep ends at once.
+//! A waiter reads the wake word, makes sure that the owner word says `Asleep`, and sleeps
+//! for as long as the wake word stays what it was. Whoever frees the slot turns `Asleep`
+//! into `Heir` in the same CAS, then counts the wake word up, then wakes one. So either
+//! the freeing CAS sees that the waiter sleeps, or the waiter sees the vacated word; and if
+//! the count comes before the sleep, the sleep ends at once.
 //!
-//! A waiter that has slept takes the slot with `W` set: others may sleep behind it, and
-//! the bit that announced them is gone. One that leaves without the slot passes on the
-//! wake that it may have been given.
+//! # The heir
+//!
+//! The one that was woken is the heir: while the word says so, releases wake nobody, and
+//! the holder barges in again and again at the price of an uncontended lock: it releases
+//! the slot `Kept`, and others hold back long enough for it to return. When it has barged
+//! in for long enough it releases the slot `Offered`, and all but the heir hold back.
+//! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
+//!
+//! The heir ends its time by one of these:
+//!
+//! - it takes the slot, and leaves the word `Asleep`, for it cannot know who sleeps;
+//! - it makes the word `Asleep` and sleeps again: the holder has the lock for long;
+//! - it leaves without the slot, and wakes another or has the next release do so.
+//!
+//! Nobody is the heir by name. Any waiter that has slept and finds the word `Heir` acts as
+//! one: two heirs do no harm, none costs those who trusted in it one bounded sleep.
+//! A freeing CAS whose wake finds nobody takes the appointment back (`nobody_came`).
 
 use super::slot::{Grant, Slot, Taken, Vacated};
 use super::sync::AtomicU32;
-use super::word::{Identity, Owner, OwnerWord, Vacancy};
+use super::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 
 /// What is to be done about the holder of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +41,21 @@ pub enum Verdict {
 
 /// Wakes waiters. The kernel's futex in earnest, the model's own in the models.
 pub trait Wake {
-    /// Wakes one waiter that sleeps on `wake`, if there is one.
-    fn wake_one(&self, wake: &AtomicU32);
+    /// Wakes one waiter that sleeps on `wake`; false when nobody slept there.
+    fn wake_one(&self, wake: &AtomicU32) -> bool;
+}
+
+/// What a waiter does that has found a held slot and no other waiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Spin {
+    /// It looks again.
+    Look,
+    /// It stays awake, as the heir of those who come after it: the holder lets go of the
+    /// slot again and again, faster than anybody can go to sleep.
+    Stay,
+    /// It sleeps.
+    Sleep,
 }
 
 /// The waiter's side of the world: spinning, judging, sleeping, giving up.
@@ -36,8 +63,16 @@ pub trait Waiting: Wake {
     /// Why a wait ended without the slot.
     type Stop;
 
-    /// Pauses a moment before looking again, or says that it is time to sleep.
-    fn spin(&mut self) -> bool;
+    /// As one of the first to wait, pauses a moment while `held` is held, or says how to
+    /// wait for longer.
+    fn spin(&mut self, held: OwnerWord) -> Spin;
+
+    /// Pauses a moment while the vacant slot of `seen` is another's by courtesy, or says
+    /// that the other has had its chance.
+    fn defer(&mut self, seen: OwnerWord) -> bool;
+
+    /// As the heir, pauses a moment while `held` is held, or says that it is time to sleep.
+    fn attend(&mut self, held: OwnerWord) -> bool;
 
     /// Judges the holder in `held`.
     ///
@@ -54,8 +89,10 @@ pub trait Waiting: Wake {
     fn unusable(&mut self, word: OwnerWord) -> Result<(), Self::Stop>;
 
     /// Sleeps until woken, but not past the poll interval or the deadline, as long as
-    /// `wake` is `expected`. Every return means: look again.
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord);
+    /// `wake` is `expected`; false when it was not from the start, and nobody can have been
+    /// woken. Every return means: look again. Shorter than the poll interval
+    /// when `held` names an heir: it is trusted to wake the others, and may be dead.
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool;
 }
 
 /// Acquires `slot` for `me`, however long it takes.
@@ -64,70 +101,97 @@ pub trait Waiting: Wake {
 ///
 /// The environment's reason to give up.
 pub fn acquire<E: Waiting>(slot: &Slot, me: Identity, env: &mut E) -> Result<Grant, E::Stop> {
-    let mut slept = false;
-    let outcome = acquire_or_stop(slot, me, env, &mut slept);
-    if outcome.is_err() && slept {
+    let mut is_heir = false;
+    let outcome = acquire_or_stop(slot, me, env, &mut is_heir);
+    if outcome.is_err() && is_heir {
         pass_on(slot, env);
     }
     outcome
 }
 
+/// `is_heir` says that others may rely on this waiter: it was woken, or has made itself
+/// the heir. It stays so until the end, for whoever relied on it may sleep still.
 fn acquire_or_stop<E: Waiting>(
     slot: &Slot,
     me: Identity,
     env: &mut E,
-    slept: &mut bool,
+    is_heir: &mut bool,
 ) -> Result<Grant, E::Stop> {
     loop {
         let seen = slot.owner();
         match seen.owner() {
-            Owner::Vacant(_) => match slot.take(seen, me, *slept) {
-                Taken::Granted(grant) => return Ok(grant),
-                Taken::Changed | Taken::Revoked => continue,
-            },
+            Owner::Vacant(Vacancy::Offered) if !*is_heir && env.defer(seen) => continue,
+            Owner::Vacant(Vacancy::Kept(_)) if env.defer(seen) => continue,
+            Owner::Vacant(vacancy) => {
+                // Who takes what was offered to another has found that heir wanting.
+                let may_leave_sleepers = *is_heir || vacancy == Vacancy::Offered;
+                match slot.take(seen, me, may_leave_sleepers) {
+                    Taken::Granted(grant) => return Ok(grant),
+                    Taken::Changed | Taken::Revoked => continue,
+                }
+            }
             Owner::Renaming(_) | Owner::Corrupt => {
                 env.unusable(seen)?;
                 continue;
             }
-            // Spinning is for a holder that is about to release; behind others who sleep
-            // already it would only jump the queue.
-            Owner::Held(_) if !seen.has_waiters() && env.spin() => continue,
+            Owner::Held(_) if stay_awake(slot, seen, is_heir, env) => continue,
             Owner::Held(_) => {}
         }
         if env.judge(seen)? == Verdict::Gone {
-            match slot.take(seen, me, *slept) {
+            match slot.take(seen, me, *is_heir) {
                 Taken::Granted(grant) => return Ok(grant),
                 Taken::Changed | Taken::Revoked => continue,
             }
         }
         let expected = slot.wake_count();
-        // The wake word was read before the bit is known to be set, so a release that
-        // sees the bit is one whose count we have not read.
-        let announced = if seen.has_waiters() {
+        // The wake word was read before the word is known to say that someone sleeps, so a
+        // release that sees it is one whose count we have not read.
+        let relied_on = match seen.queue() {
+            Queue::Heir if !*is_heir => Queue::Heir,
+            _ => Queue::Asleep,
+        };
+        let announced = if seen.queue() == relied_on {
             slot.owner() == seen
         } else {
-            slot.announce(seen)
+            slot.queue_up(seen, relied_on)
         };
-        if announced {
-            *slept = true;
-            env.sleep(slot.wake_word(), expected, seen);
+        if announced && env.sleep(slot.wake_word(), expected, seen.queued(relied_on)) {
+            *is_heir = true;
         }
     }
 }
 
-/// A waiter that gives up may have eaten a wake that was meant to reach somebody: makes
-/// sure that the next release wakes, or, if the slot is free, wakes another now.
+/// Whether to look at a held slot again without sleeping.
+fn stay_awake<E: Waiting>(slot: &Slot, held: OwnerWord, is_heir: &mut bool, env: &mut E) -> bool {
+    match held.queue() {
+        // Spinning is for those who come first; behind others who wait already it would
+        // only jump the queue.
+        Queue::Idle => match env.spin(held) {
+            Spin::Look => true,
+            Spin::Stay => {
+                *is_heir |= slot.queue_up(held, Queue::Heir);
+                true
+            }
+            Spin::Sleep => false,
+        },
+        Queue::Heir if *is_heir => env.attend(held),
+        Queue::Heir | Queue::Asleep => false,
+    }
+}
+
+/// An heir that gives up makes sure that the next release wakes, or, if
+/// the slot is free, wakes another now.
 fn pass_on<E: Waiting>(slot: &Slot, env: &E) {
     loop {
         let seen = slot.owner();
-        match seen.owner() {
-            Owner::Held(_) if seen.has_waiters() || slot.announce(seen) => return,
-            Owner::Held(_) => {}
-            Owner::Vacant(_) | Owner::Renaming(_) | Owner::Corrupt => {
-                slot.bump_wake();
-                env.wake_one(slot.wake_word());
-                return;
+        match (seen.owner(), seen.queue()) {
+            (Owner::Held(_), Queue::Asleep) => return,
+            (Owner::Held(_), _) => {
+                if slot.queue_up(seen, Queue::Asleep) {
+                    return;
+                }
             }
+            _ => return wake_next(slot, env),
         }
     }
 }
@@ -138,6 +202,17 @@ fn pass_on<E: Waiting>(slot: &Slot, env: &E) {
 #[must_use]
 pub fn release(slot: &Slot, grant: &Grant, vacancy: Vacancy, waker: &impl Wake) -> bool {
     finish(slot, slot.release(grant, vacancy), waker)
+}
+
+/// Releases `grant` while others wait; see [`Slot::release_before_others`].
+#[must_use]
+pub fn release_before_others(
+    slot: &Slot,
+    grant: &Grant,
+    courtesy: impl Fn(Queue) -> Vacancy,
+    waker: &impl Wake,
+) -> bool {
+    finish(slot, slot.release_before_others(grant, courtesy), waker)
 }
 
 /// Gives back a grant with the predecessor's news as it was; see [`Slot::undo`].
@@ -166,8 +241,43 @@ fn finish(slot: &Slot, outcome: Vacated, waker: &impl Wake) -> bool {
     }
 }
 
+/// Calls one sleeper to a slot that was freed.
 #[cold]
-fn wake_next(slot: &Slot, waker: &impl Wake) {
+#[inline(never)]
+pub(super) fn wake_next(slot: &Slot, waker: &impl Wake) {
     slot.bump_wake();
-    waker.wake_one(slot.wake_word());
+    if !waker.wake_one(slot.wake_word()) {
+        nobody_came(slot, waker);
+    }
+}
+
+/// Takes back the appointment of an heir that was called and does not exist.
+///
+/// Somebody may have gone to sleep since, trusting in it. Behind a holder, its release
+/// makes up for that. A free slot has no such release: then, and only then, the queue goes
+/// to `Idle`, and one more wake comes after it. Whoever trusted was asleep, or has found
+/// the wake word counted on, by then; the one that this wakes takes the slot `Asleep`, or
+/// announces itself to whoever was faster, and so stands for the others.
+fn nobody_came(slot: &Slot, waker: &impl Wake) {
+    loop {
+        let seen = slot.owner();
+        match (seen.owner(), seen.queue()) {
+            // An heir took it, or went to sleep behind somebody who did.
+            (_, Queue::Idle | Queue::Asleep) => return,
+            (Owner::Vacant(_), _) => {
+                if slot.desert(seen) {
+                    slot.bump_wake();
+                    waker.wake_one(slot.wake_word());
+                    return;
+                }
+            }
+            (Owner::Held(_), _) => {
+                if slot.queue_up(seen, Queue::Asleep) {
+                    return;
+                }
+            }
+            // Not a word that this lock's rules lead to from the one that was freed.
+            (Owner::Renaming(_) | Owner::Corrupt, _) => return,
+        }
+    }
 }

@@ -4,8 +4,10 @@
 //! |-----|----------------|-------------------------------------------------------------|
 //! | 0   | 0              | `Fresh`: free, never granted under this name                |
 //! | 0   | 1              | `Released`: free, the last holder released it               |
+//! | 0   | 2              | `Offered`: the same, but left to the heir for a moment      |
 //! | 0   | other          | `Corrupt`: no rule produces it                              |
 //! | p   | below 4088     | `Held` by that session of process p                         |
+//! | p   | `KEPT`         | as `Released`, by p, who may take it again before others    |
 //! | p   | `DIED`         | free; p died holding it                                     |
 //! | p   | `PANICKED`     | free; p's guard was dropped by a panic                      |
 //! | p   | `EXPIRED`      | free; p was evicted                                         |
@@ -13,19 +15,28 @@
 //! | p   | `RENAMING`     | p, who holds the naming lock, is giving the slot a new name |
 //! | p   | other          | `Corrupt`                                                   |
 //!
-//! The generation counts grants and stays through everything else. `W` (someone may be
-//! waiting) goes with `Held`; it is harmless elsewhere.
+//! The generation counts grants and stays through everything else. The queue bits say what
+//! those who wait rely on:
+//!
+//! | queue     | means                                                                  |
+//! |-----------|------------------------------------------------------------------------|
+//! | `Idle`    | nobody sleeps                                                          |
+//! | `Asleep`  | someone may sleep: whoever frees the slot wakes one, who is the heir   |
+//! | `Heir`    | others may sleep, but one is awake and stands for all: wake nobody     |
+//! | other     | no rule produces it; read as `Heir`, which every sleeper outlives      |
 
 use super::sync::GENERATION_BITS;
 
 const SESSION_BITS: u32 = 12;
 const PID_BITS: u32 = 22;
 
-const GENERATION_SHIFT: u32 = 1;
+const QUEUE_BITS: u32 = 2;
+
+const GENERATION_SHIFT: u32 = QUEUE_BITS;
 const SESSION_SHIFT: u32 = GENERATION_SHIFT + GENERATION_BITS;
 const PID_SHIFT: u32 = SESSION_SHIFT + SESSION_BITS;
 
-const WAITERS: u64 = 1;
+const QUEUE_MASK: u64 = (1 << QUEUE_BITS) - 1;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
 const SESSION_MASK: u64 = (1 << SESSION_BITS) - 1;
 const PID_MASK: u64 = (1 << PID_BITS) - 1;
@@ -39,6 +50,8 @@ pub const MAX_SESSIONS: u32 = (1 << SESSION_BITS) - 8;
 
 const FRESH: u64 = 0;
 const RELEASED: u64 = 1;
+const OFFERED: u64 = 2;
+const KEPT: u64 = SESSION_MASK - 5;
 const RENAMING: u64 = SESSION_MASK - 4;
 const DIED: u64 = SESSION_MASK - 3;
 const PANICKED: u64 = SESSION_MASK - 2;
@@ -86,6 +99,13 @@ pub enum Vacancy {
     Fresh,
     /// The last holder released it.
     Released,
+    /// The last holder released it for the heir, which had waited too long. Anybody else
+    /// lets the heir go first, for a moment: it is courtesy, not ownership, so an heir
+    /// that does not come costs that moment and nothing more.
+    Offered,
+    /// The last holder, with this PID, released it while an heir waits, and may come back
+    /// for it at once. Anybody else looks twice: the same kind of courtesy.
+    Kept(u32),
     /// The holder with this PID died.
     Died(u32),
     /// The holder with this PID panicked.
@@ -100,13 +120,18 @@ impl Vacancy {
     /// Whether the last holder left without releasing.
     #[must_use]
     pub const fn is_abandoned(self) -> bool {
-        !matches!(self, Self::Fresh | Self::Released)
+        !matches!(
+            self,
+            Self::Fresh | Self::Released | Self::Offered | Self::Kept(_)
+        )
     }
 
     const fn bits(self) -> u64 {
         let (pid, session) = match self {
             Self::Fresh => (0, FRESH),
             Self::Released => (0, RELEASED),
+            Self::Offered => (0, OFFERED),
+            Self::Kept(pid) => (pid, KEPT),
             Self::Died(pid) => (pid, DIED),
             Self::Panicked(pid) => (pid, PANICKED),
             Self::Expired(pid) => (pid, EXPIRED),
@@ -114,6 +139,17 @@ impl Vacancy {
         };
         (pid as u64 & PID_MASK) << PID_SHIFT | session << SESSION_SHIFT
     }
+}
+
+/// What those who wait for a slot rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Nobody sleeps.
+    Idle = 0,
+    /// Someone may sleep: whoever frees the slot wakes one, who is the heir.
+    Asleep = 1,
+    /// Others may sleep, but one is awake and sees to it that the slot gets an owner.
+    Heir = 2,
 }
 
 /// What an owner word says.
@@ -161,8 +197,10 @@ impl OwnerWord {
         match (pid, session) {
             (0, FRESH) => Owner::Vacant(Vacancy::Fresh),
             (0, RELEASED) => Owner::Vacant(Vacancy::Released),
+            (0, OFFERED) => Owner::Vacant(Vacancy::Offered),
             (0, _) => Owner::Corrupt,
             (_, RENAMING) => Owner::Renaming(pid),
+            (_, KEPT) => Owner::Vacant(Vacancy::Kept(pid)),
             (_, DIED) => Owner::Vacant(Vacancy::Died(pid)),
             (_, PANICKED) => Owner::Vacant(Vacancy::Panicked(pid)),
             (_, EXPIRED) => Owner::Vacant(Vacancy::Expired(pid)),
@@ -174,15 +212,23 @@ impl OwnerWord {
         }
     }
 
-    /// Whether anybody may take the slot: the fast path's whole question, by two compares.
+    /// Whether anybody may take the slot at once: the fast path's whole question, by two
+    /// compares. Not so when it is offered to the heir, or kept for the last holder.
     #[inline]
     #[must_use]
-    pub const fn is_vacant(self) -> bool {
+    pub const fn is_open(self) -> bool {
         let holder = self.0 >> SESSION_SHIFT;
         holder <= RELEASED
             || (holder & SESSION_MASK >= DIED
                 && holder >> SESSION_BITS != 0
                 && holder >> SESSION_BITS <= PID_MASK)
+    }
+
+    /// Whether the last holder left the slot to itself, and is `identity`'s process.
+    #[inline]
+    #[must_use]
+    pub const fn is_kept_by(self, identity: Identity) -> bool {
+        self.0 >> SESSION_SHIFT == (identity.pid() as u64) << SESSION_BITS | KEPT
     }
 
     /// The generation's part in the word.
@@ -205,44 +251,64 @@ impl OwnerWord {
         self.generation() >> EPOCH_SHIFT
     }
 
-    /// Whether someone may be waiting.
+    /// What those who wait rely on.
     #[inline]
     #[must_use]
-    pub const fn has_waiters(self) -> bool {
-        self.0 & WAITERS != 0
+    pub const fn queue(self) -> Queue {
+        match self.0 & QUEUE_MASK {
+            0 => Queue::Idle,
+            1 => Queue::Asleep,
+            _ => Queue::Heir,
+        }
     }
 
-    /// The same word with the waiter bit set.
+    /// The same word with other queue bits.
     #[inline]
     #[must_use]
-    pub const fn with_waiters(self) -> Self {
-        Self(self.0 | WAITERS)
+    pub const fn queued(self, queue: Queue) -> Self {
+        Self(self.0 & !QUEUE_MASK | queue as u64)
     }
 
-    /// The same word without the waiter bit.
+    /// The same word without its queue bits: what a grant is recognised by.
     #[inline]
     #[must_use]
-    pub const fn without_waiters(self) -> Self {
-        Self(self.0 & !WAITERS)
+    pub const fn grant_only(self) -> Self {
+        self.queued(Queue::Idle)
     }
 
-    /// The next grant: `identity` owns, the generation goes up by one, `W` stays.
+    /// The next grant: `identity` owns, the generation goes up by one, the queue stays.
     #[inline]
     #[must_use]
     pub const fn granted_to(self, identity: Identity) -> Self {
-        let counted = self.0 & (GENERATION_MASK << GENERATION_SHIFT | WAITERS);
+        let counted = self.0 & (GENERATION_MASK << GENERATION_SHIFT | QUEUE_MASK);
         // Adding at the generation's place may carry out of it: that is the wrap, which
         // the mask drops and the epoch records.
         let next = counted.wrapping_add(1 << GENERATION_SHIFT)
-            & (GENERATION_MASK << GENERATION_SHIFT | WAITERS);
+            & (GENERATION_MASK << GENERATION_SHIFT | QUEUE_MASK);
         Self(identity.0 | next)
     }
 
-    /// The same generation, free, nobody waiting.
+    /// The same generation, free. A sleeper that is to be woken is the heir from here on.
     #[inline]
     #[must_use]
     pub const fn vacated(self, vacancy: Vacancy) -> Self {
-        Self(vacancy.bits() | self.0 & GENERATION_MASK << GENERATION_SHIFT)
+        let queue = match self.queue() {
+            Queue::Asleep => Queue::Heir,
+            other => other,
+        };
+        let generation = self.0 & GENERATION_MASK << GENERATION_SHIFT;
+        Self(vacancy.bits() | generation | queue as u64)
+    }
+
+    /// The same vacancy with nobody waiting for it: then it is open to anybody.
+    #[must_use]
+    pub const fn deserted(self) -> Self {
+        match self.owner() {
+            Owner::Vacant(Vacancy::Offered | Vacancy::Kept(_)) => {
+                self.queued(Queue::Idle).vacated(Vacancy::Released)
+            }
+            _ => self.queued(Queue::Idle),
+        }
     }
 
     /// The same owner at the generation that `token` has in a word.
@@ -293,6 +359,13 @@ mod tests {
         .take(200_000)
     }
 
+    fn is_open_in_full(word: OwnerWord) -> bool {
+        match word.owner() {
+            Owner::Vacant(vacancy) => !matches!(vacancy, Vacancy::Offered | Vacancy::Kept(_)),
+            _ => false,
+        }
+    }
+
     #[test]
     fn every_identity_and_generation_survives_the_round_trip() {
         for x in samples() {
@@ -315,10 +388,17 @@ mod tests {
                 Vacancy::Expired(pid),
                 Vacancy::Forced(pid),
             ] {
-                let vacated = word.with_waiters().vacated(vacancy);
-                assert_eq!(vacated.owner(), Owner::Vacant(vacancy));
-                assert_eq!(vacated.generation(), word.generation());
-                assert!(!vacated.has_waiters());
+                for (before, after) in [
+                    (Queue::Idle, Queue::Idle),
+                    (Queue::Asleep, Queue::Heir),
+                    (Queue::Heir, Queue::Heir),
+                ] {
+                    let vacated = word.queued(before).vacated(vacancy);
+                    assert_eq!(vacated.owner(), Owner::Vacant(vacancy));
+                    assert_eq!(vacated.generation(), word.generation());
+                    assert_eq!(vacated.queue(), after);
+                    assert_eq!(vacated.queued(before).granted_to(holder).queue(), before);
+                }
             }
             assert_eq!(
                 word.granted_to(Identity::new(pid, session).renaming())
@@ -326,6 +406,19 @@ mod tests {
                 Owner::Renaming(pid)
             );
         }
+    }
+
+    #[test]
+    fn a_courtesy_is_vacant_but_not_open_until_it_is_deserted() {
+        let held = OwnerWord::from_bits(0).granted_to(Identity::new(7, 3));
+        for courtesy in [Vacancy::Offered, Vacancy::Kept(7)] {
+            let vacated = held.queued(Queue::Heir).vacated(courtesy);
+            assert_eq!(vacated.owner(), Owner::Vacant(courtesy));
+            assert!(!vacated.is_open());
+            assert_eq!(vacated.deserted(), held.vacated(Vacancy::Released));
+        }
+        let died = held.queued(Queue::Heir).vacated(Vacancy::Died(7));
+        assert_eq!(died.deserted(), held.vacated(Vacancy::Died(7)));
     }
 
     #[test]
@@ -338,17 +431,13 @@ mod tests {
                 x & !(PID_MASK << PID_SHIFT),
             ] {
                 let word = OwnerWord::from_bits(bits);
-                assert_eq!(
-                    word.is_vacant(),
-                    matches!(word.owner(), Owner::Vacant(_)),
-                    "{bits:#x}"
-                );
+                assert_eq!(word.is_open(), is_open_in_full(word), "{bits:#x}");
             }
         }
         for session in 0..=SESSION_MASK {
             for pid in [0, 1, PID_MASK] {
                 let word = OwnerWord::from_bits(pid << PID_SHIFT | session << SESSION_SHIFT);
-                assert_eq!(word.is_vacant(), matches!(word.owner(), Owner::Vacant(_)));
+                assert_eq!(word.is_open(), is_open_in_full(word));
             }
         }
     }

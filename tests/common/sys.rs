@@ -206,6 +206,20 @@ pub(crate) fn end_main_thread() {
     }
 }
 
+/// From now on a SIGUSR1 interrupts whatever system call it meets, and does nothing else.
+pub(crate) fn be_interruptible() {
+    extern "C" fn do_nothing(_: libc::c_int) {}
+    let handler = do_nothing as extern "C" fn(libc::c_int);
+    // SAFETY: all zeroes is a valid `sigaction`: no flags, so no system call is restarted,
+    // and nothing masked; the handler does nothing, which is always safe.
+    let rc = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaction(libc::SIGUSR1, &raw const action, ptr::null_mut())
+    };
+    assert_eq!(rc, 0, "sigaction: {}", io::Error::last_os_error());
+}
+
 /// Gives up root for good, in every thread.
 pub(crate) fn become_user(uid: u32) {
     // SAFETY: changes credentials only.
@@ -231,6 +245,25 @@ pub(crate) fn thread_id() -> u32 {
 pub(crate) fn mark() {
     // SAFETY: cannot fail.
     unsafe { libc::syscall(libc::SYS_getppid) };
+}
+
+/// Stops the calling thread for its tracer; untraced, it dies of it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn breakpoint() {
+    // SAFETY: an instruction that touches neither memory nor registers.
+    unsafe { std::arch::asm!("int3", options(nostack)) };
+}
+
+/// From now on children that end leave no zombie.
+pub(crate) fn reap_automatically() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// From now on the end of the thread that started this process is its own.
+pub(crate) fn die_with_parent() {
+    // SAFETY: changes an attribute of the calling process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 /// From now on a read of the time-stamp counter by this thread is a SIGSEGV, so that even
@@ -374,5 +407,60 @@ pub(crate) fn wait_for_stop(tid: u32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(status)
+    }
+}
+
+/// What a thread stopped at the entry of a system call is about to call, with what.
+pub(crate) fn syscall_entry(tid: u32) -> io::Result<Option<(i64, [u64; 6])>> {
+    // SAFETY: all zeroes is a valid value of it.
+    let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::ptrace_syscall_info>();
+    ptrace(
+        libc::PTRACE_GET_SYSCALL_INFO,
+        tid,
+        size,
+        (&raw mut info) as usize,
+    )?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(None);
+    }
+    // SAFETY: `op` says that `entry` is the member that was filled.
+    let entry = unsafe { info.u.entry };
+    Ok(Some((entry.nr.cast_signed(), entry.args)))
+}
+
+/// Of a thread that stands at the entry of a system call: has it call nothing at all.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn skip_syscall(tid: u32) -> io::Result<()> {
+    with_registers(tid, |registers| registers.orig_rax = u64::MAX)
+}
+
+/// Of a thread that stands at the return of a system call: what the call returns.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn set_syscall_result(tid: u32, result: i64) -> io::Result<()> {
+    with_registers(tid, |registers| registers.rax = result.cast_unsigned())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn with_registers(tid: u32, change: impl Fn(&mut libc::user_regs_struct)) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid value of it.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    let at = (&raw mut registers) as usize;
+    ptrace(libc::PTRACE_GETREGS, tid, 0, at)?;
+    change(&mut registers);
+    ptrace(libc::PTRACE_SETREGS, tid, 0, at)?;
+    Ok(())
+}
+
+/// Waits until a traced thread of a child that this very thread has started stops or ends:
+/// which, and its status. Without one left, `ECHILD`.
+pub(crate) fn wait_for_any_stop() -> io::Result<(u32, i32)> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the answer.
+    let tid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+    if tid < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok((tid.cast_unsigned(), status))
     }
 }

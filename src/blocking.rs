@@ -1,0 +1,504 @@
+//! One thread waiting for one slot: when it spins, sleeps and gives up, and whom it asks
+//! whether the holder still lives.
+
+use std::time::Duration;
+
+use crate::guard::Cause;
+use crate::holder::Holder;
+use crate::lock::RENAMES_MASK;
+use crate::os::fork::Gate;
+use crate::os::futex::{self, Ended};
+use crate::os::{certificate, clock};
+use crate::protocol::names::{NamingWords, Resolved};
+use crate::protocol::session::SessionRecord;
+use crate::protocol::slot::{Slot, SlotView};
+use crate::protocol::wait::{Spin, Verdict, Waiting, Wake};
+use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
+use crate::session::{Session, nanos};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::view::{Futex, Kin, now_ms};
+
+/// For how long a process barges in before an heir. Each handover costs some microseconds,
+/// so this bounds what fairness costs.
+const TURN_NS: u64 = 300_000;
+
+/// How many grants lie between two looks at the clock by a process that barges in; a power
+/// of two.
+const GRANTS_A_LOOK: u64 = 16;
+
+/// When this process's turn at a slot began: when it last got it from another.
+///
+/// For a few slots at a time. Of slots that share an entry, the turn at all but the last is
+/// over: were it begun anew by another slot's, it might never end.
+#[derive(Default)]
+pub(crate) struct Turns([AtomicU64; 8]);
+
+/// An entry is the time in microseconds, as far as there is room, over the slot's number.
+const TURN_SLOT_BITS: u32 = 24;
+
+impl Turns {
+    fn of(&self, slot: u32) -> &AtomicU64 {
+        &self.0[slot as usize % self.0.len()]
+    }
+
+    fn entry(slot: u32) -> u64 {
+        (clock::now_ns() / 1_000) << TURN_SLOT_BITS | u64::from(slot)
+    }
+
+    /// A turn begins: the slot was waited for, and another process had it.
+    pub(crate) fn begin(&self, slot: u32) {
+        self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
+    }
+
+    /// Whether the process has had its turn at the slot that it holds by `grant`.
+    ///
+    /// Behind one that sleeps the clock is always looked at: the release makes a system call,
+    /// and one that holds for long would take long to come to the next look.
+    pub(crate) fn is_over(&self, slot: u32, grant: OwnerWord, queue: Queue) -> bool {
+        if queue != Queue::Asleep && !grant.generation().is_multiple_of(GRANTS_A_LOOK) {
+            return false;
+        }
+        let (now, begun) = (Self::entry(slot), self.of(slot).load(Ordering::Relaxed));
+        let is_of_this_slot = (now ^ begun) & ((1 << TURN_SLOT_BITS) - 1) == 0;
+        // Of one slot only the times differ, and what wraps there, wraps in both.
+        !is_of_this_slot || now.wrapping_sub(begun) >> TURN_SLOT_BITS > TURN_NS / 1_000
+    }
+}
+
+/// How long to wait.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    None,
+    /// By the monotonic clock, in nanoseconds.
+    Until(u64),
+    Endless,
+}
+
+impl Patience {
+    pub(crate) fn lasting(timeout: Duration) -> Self {
+        Self::Until(clock::now_ns().saturating_add(nanos(timeout)))
+    }
+}
+
+/// Why a wait ended without a grant.
+pub(crate) enum Stop {
+    Refused(Holder),
+    Renamed,
+    Corrupt(OwnerWord),
+    Closed,
+}
+
+/// For how long a waiter behind a holder that has begun to die looks again at once: its
+/// other threads die at the same time on other processors.
+const DYING_NOW_NS: u64 = 50_000;
+
+/// For how long a waiter behind a holder that has begun to die only yields between looks:
+/// most are gone by then, and a nap would overshoot by more than that.
+const DYING_FAST_NS: u64 = 300_000;
+
+/// How long a waiter has slept behind one holder when it prepares for that one's death.
+const SETTLED_NS: u64 = 5_000_000;
+
+/// How long a nap without a certificate is at most: only a look finds its holder's death.
+const BLIND_NAP_NS: u64 = 50_000_000;
+
+/// For how long the heir looks at one and the same grant before it sleeps again: about
+/// what sleeping and waking cost.
+const HEIR_LOOKS_NS: u64 = 50_000;
+
+/// For how long an heir is trusted by those who sleep behind it.
+const TRUST_NS: u64 = 20_000_000;
+
+/// How often a newcomer pauses before it sleeps; the pauses grow to the power of two below.
+const SPINS: u32 = 12;
+
+/// The longest pause is two to the power of this, in turns of the processor's own.
+const MAX_PAUSE_SHIFT: u32 = 7;
+
+/// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
+const KEPT_PAUSE_SHIFT: u32 = 6;
+
+/// After how many pauses one who holds back for an heir yields: the heir may be waiting for
+/// this very processor.
+const YIELD_AFTER: u32 = 6;
+
+/// How often a newcomer pauses, then yields, while a slot is offered to an heir.
+const DEFERRALS: u32 = 200;
+
+/// For how long at most: where many want the processor, one yield can take as long as all
+/// of them do elsewhere, and the heir may be dead.
+const DEFERS_NS: u64 = 5_000_000;
+
+/// The same for an attempt that is not to wait. Without it, one that tries in a loop would
+/// take back at once what it has just offered, for ever.
+const ATTEMPT_DEFERS_NS: u64 = 100_000;
+
+/// A wait beside an intact certificate.
+struct Rest {
+    holder: Identity,
+    /// When the wait counts as long, by the monotonic clock, and is prepared for the
+    /// holder's death; 0: it is.
+    settled_ns: u64,
+    kin: Option<Kin>,
+}
+
+/// One thread waiting for one slot: the protocol's view of clock, kernel and peers.
+pub(crate) struct Blocking<'a> {
+    session: &'a Session,
+    place: Resolved,
+    patience: Patience,
+    spins: u32,
+    /// The generation of the grant whose end a newcomer spins for.
+    spun_on: u64,
+    deferrals: u32,
+    /// Until when to yield to an heir; 0: not yet said.
+    defers_until_ns: u64,
+    /// The word that was kept for another process at the last such look, and in how many
+    /// such looks in a row that process had come back for it.
+    looked_at: OwnerWord,
+    keeps: u32,
+    heir: Heir,
+    /// When to ask next whether the holder is dead, though its certificate is intact.
+    ask_ns: u64,
+    /// When the holder was first seen to have begun to die; 0: it was not.
+    dying_ns: u64,
+    rest: Option<Rest>,
+    shown: bool,
+    watched: bool,
+    pub(crate) cause: Cause,
+}
+
+/// What an heir has seen of those who barge in before it.
+#[derive(Default)]
+struct Heir {
+    generation: u64,
+    same_since_ns: u64,
+    looks: u32,
+}
+
+impl<'a> Blocking<'a> {
+    pub(crate) fn new(session: &'a Session, place: Resolved, patience: Patience) -> Self {
+        Self {
+            session,
+            place,
+            patience,
+            spins: 0,
+            spun_on: 0,
+            deferrals: 0,
+            defers_until_ns: 0,
+            looked_at: OwnerWord::from_bits(0),
+            keeps: 0,
+            heir: Heir::default(),
+            ask_ns: 0,
+            dying_ns: 0,
+            rest: None,
+            shown: false,
+            watched: false,
+            cause: Cause::Vacancy,
+        }
+    }
+
+    fn slot(&self) -> &'a Slot {
+        self.session.view.slot(self.place.slot)
+    }
+
+    fn poll_ns(&self) -> u64 {
+        nanos(self.session.view.geometry.poll())
+    }
+
+    fn certificate(&self, holder: Identity) -> Option<&'a AtomicU32> {
+        self.session
+            .view
+            .record(holder.session())
+            .map(SessionRecord::certificate)
+    }
+
+    /// Whether to have the kernel prove or disprove the holder's death. A waiter that is
+    /// about to sleep beside an intact certificate need not: it is woken by the death.
+    fn should_ask(&mut self, holder: Identity, now_ns: u64) -> bool {
+        if holder == self.session.identity {
+            return false;
+        }
+        let intact = self
+            .certificate(holder)
+            .is_some_and(|word| certificate::is_intact(word.load(Ordering::Relaxed)));
+        let first = self.ask_ns == 0;
+        let due = now_ns >= self.ask_ns;
+        if due {
+            self.ask_ns = now_ns + self.poll_ns();
+        }
+        match self.patience {
+            Patience::None => true,
+            _ if first => !intact,
+            _ => due || !intact,
+        }
+    }
+
+    /// How long to sleep beside an intact certificate. A wait that gets long prepares for
+    /// the holder's death; a short one has no time for that.
+    fn rest_ns(&mut self, holder: Identity, now_ns: u64) -> u64 {
+        let poll_ns = self.poll_ns();
+        let rest = match &mut self.rest {
+            Some(rest) if rest.holder == holder => rest,
+            rest => rest.insert(Rest {
+                holder,
+                settled_ns: now_ns + SETTLED_NS,
+                kin: None,
+            }),
+        };
+        if now_ns < rest.settled_ns {
+            return poll_ns.min(rest.settled_ns - now_ns);
+        }
+        if rest.settled_ns != 0 {
+            rest.settled_ns = 0;
+            rest.kin = self.session.view.kin(holder);
+        }
+        poll_ns
+    }
+
+    fn is_proven_dead(&self, holder: Identity) -> bool {
+        let rest = self.rest.as_ref().filter(|rest| rest.holder == holder);
+        let kin = rest.and_then(|rest| rest.kin.as_ref());
+        self.session.view.is_dead_with(kin, holder) == Some(true)
+    }
+
+    fn is_expired(&mut self, held: OwnerWord, holder: Identity, now_ns: u64) -> bool {
+        let slot = self.place.slot;
+        let Some(lease) = self.session.view.lease_of(slot) else {
+            return false;
+        };
+        if holder == self.session.identity {
+            return false;
+        }
+        self.watched = true;
+        self.session.silence(slot, held, holder, now_ns) >= nanos(lease)
+    }
+
+    /// Pauses while the slot is kept by process `pid`, unless it had its chance before.
+    fn defer_to_last(&mut self, seen: OwnerWord, pid: u32) -> bool {
+        let is_ours = pid == self.session.identity.pid();
+        if is_ours || self.looked_at == seen || matches!(self.patience, Patience::None) {
+            return false;
+        }
+        let returned = self.looked_at.generation() != seen.generation();
+        self.looked_at = seen;
+        // One that has come back again and again will do so once more.
+        self.keeps = if returned { self.keeps + 1 } else { 0 };
+        pause(self.keeps.clamp(KEPT_PAUSE_SHIFT, MAX_PAUSE_SHIFT));
+        true
+    }
+
+    /// Pauses while the slot is offered to an heir, unless that has gone on for too long.
+    fn defer_to_heir(&mut self) -> bool {
+        if self.deferrals >= DEFERRALS {
+            return false;
+        }
+        if self.deferrals <= YIELD_AFTER {
+            pause(self.deferrals);
+        } else {
+            let now_ns = clock::now_ns();
+            if self.defers_until_ns == 0 {
+                self.defers_until_ns = match self.patience {
+                    Patience::None => now_ns + ATTEMPT_DEFERS_NS,
+                    Patience::Until(deadline_ns) => deadline_ns.min(now_ns + DEFERS_NS),
+                    Patience::Endless => now_ns + DEFERS_NS,
+                };
+            }
+            if now_ns >= self.defers_until_ns {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        self.deferrals += 1;
+        true
+    }
+
+    /// Describes the holder in `held`, or whoever has followed it meanwhile.
+    fn describe(&self, held: OwnerWord, holder: Identity) -> Holder {
+        let view = &self.session.view;
+        let Some(now) = self.slot().view() else {
+            return view.holder(
+                holder,
+                &SlotView {
+                    word: held,
+                    token: 0,
+                    since_ms: now_ms(),
+                },
+            );
+        };
+        match now.word.owner() {
+            Owner::Held(successor) if view.knows(successor) => view.holder(successor, &now),
+            _ => view.holder(
+                holder,
+                &SlotView {
+                    token: now.token_of(held),
+                    ..now
+                },
+            ),
+        }
+    }
+}
+
+/// Pauses, each time for longer.
+fn pause(turn: u32) {
+    for _ in 0..1_u32 << turn.min(MAX_PAUSE_SHIFT) {
+        std::hint::spin_loop();
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        if self.shown {
+            self.session.show_waiting(self.place.slot, -1);
+        }
+        // Without a grant the watch stays: the next attempt goes on with it.
+        if self.watched
+            && !matches!(self.slot().owner().owner(), Owner::Held(other) if other != self.session.identity)
+        {
+            self.session.forget_watch(self.place.slot);
+        }
+    }
+}
+
+impl Wake for Blocking<'_> {
+    fn wake_one(&self, wake: &AtomicU32) -> bool {
+        Futex.wake_one(wake)
+    }
+}
+
+impl Waiting for Blocking<'_> {
+    type Stop = Stop;
+
+    fn spin(&mut self, held: OwnerWord) -> Spin {
+        if matches!(self.patience, Patience::None) || self.spins >= SPINS {
+            return Spin::Sleep;
+        }
+        if self.spins > 0 && self.spun_on != held.generation() {
+            // Who has had its turn and offered the slot leaves the processor to others.
+            return if self.deferrals == 0 {
+                Spin::Stay
+            } else {
+                Spin::Sleep
+            };
+        }
+        self.spun_on = held.generation();
+        pause(self.spins);
+        self.spins += 1;
+        Spin::Look
+    }
+
+    fn defer(&mut self, seen: OwnerWord) -> bool {
+        match seen.owner() {
+            Owner::Vacant(Vacancy::Kept(pid)) => self.defer_to_last(seen, pid),
+            _ => self.defer_to_heir(),
+        }
+    }
+
+    fn attend(&mut self, held: OwnerWord) -> bool {
+        let now_ns = clock::now_ns();
+        let heir = &mut self.heir;
+        if heir.same_since_ns == 0 || heir.generation != held.generation() {
+            heir.generation = held.generation();
+            heir.same_since_ns = now_ns;
+        } else if now_ns - heir.same_since_ns > HEIR_LOOKS_NS {
+            *heir = Heir::default();
+            return false;
+        }
+        if matches!(self.patience, Patience::Until(until) if now_ns >= until) {
+            return false;
+        }
+        pause(heir.looks);
+        heir.looks = heir.looks.saturating_add(1);
+        true
+    }
+
+    fn judge(&mut self, held: OwnerWord) -> Result<Verdict, Stop> {
+        if self.session.gate.state() != Gate::OPEN {
+            return Err(Stop::Closed);
+        }
+        if self.slot().renames() & RENAMES_MASK != self.place.renames {
+            return Err(Stop::Renamed);
+        }
+        let Owner::Held(holder) = held.owner() else {
+            return Ok(Verdict::Holds);
+        };
+        if !self.session.view.knows(holder) {
+            return Err(Stop::Corrupt(held));
+        }
+        let now_ns = clock::now_ns();
+        if self.should_ask(holder, now_ns) && self.is_proven_dead(holder) {
+            self.cause = Cause::Death;
+            return Ok(Verdict::Gone);
+        }
+        if self.is_expired(held, holder, now_ns) {
+            self.cause = Cause::Expiry;
+            return Ok(Verdict::Gone);
+        }
+        match self.patience {
+            Patience::None => Err(Stop::Refused(self.describe(held, holder))),
+            Patience::Until(until) if now_ns >= until => {
+                Err(Stop::Refused(self.describe(held, holder)))
+            }
+            Patience::Until(_) | Patience::Endless => Ok(Verdict::Holds),
+        }
+    }
+
+    fn unusable(&mut self, word: OwnerWord) -> Result<(), Stop> {
+        match word.owner() {
+            // Ask under the naming lock, which waits for the renaming or mends it.
+            Owner::Renaming(_) if self.place.slot != NamingWords::SLOT => Err(Stop::Renamed),
+            _ => Err(Stop::Corrupt(word)),
+        }
+    }
+
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool {
+        let Owner::Held(holder) = held.owner() else {
+            return false;
+        };
+        let Some(certificate) = self.certificate(holder) else {
+            return false;
+        };
+        if !self.shown {
+            self.shown = true;
+            self.session.show_waiting(self.place.slot, 1);
+        }
+        let value = certificate.load(Ordering::Relaxed);
+        let now_ns = clock::now_ns();
+        let nap_ns = if certificate::is_marked(value) {
+            // Not to be proven dead yet: look again soon, then less and less often, so
+            // that it is found dead within a quarter of the time that dying takes it.
+            if self.dying_ns == 0 {
+                self.dying_ns = now_ns;
+            }
+            let dying_for_ns = now_ns.saturating_sub(self.dying_ns);
+            if dying_for_ns < DYING_NOW_NS {
+                std::hint::spin_loop();
+                return false;
+            }
+            if dying_for_ns < DYING_FAST_NS {
+                std::thread::yield_now();
+                return false;
+            }
+            (dying_for_ns / 4).min(self.poll_ns())
+        } else if certificate::is_intact(value) {
+            self.dying_ns = 0;
+            self.rest_ns(holder, now_ns)
+        } else {
+            self.poll_ns().min(BLIND_NAP_NS)
+        };
+        let nap_ns = match held.queue() {
+            Queue::Heir => nap_ns.min(TRUST_NS),
+            Queue::Idle | Queue::Asleep => nap_ns,
+        };
+        let mut until_ns = now_ns.saturating_add(nap_ns);
+        if let Patience::Until(deadline_ns) = self.patience {
+            until_ns = until_ns.min(deadline_ns);
+        }
+        let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
+        if ended == Ended::Certificate {
+            // The kernel wakes one; others wait for other slots of the same session.
+            futex::wake(certificate, 1);
+        }
+        ended != Ended::Again
+    }
+}
