@@ -14,6 +14,7 @@ Examples:
   caslock ls                                     who holds what
   caslock show deploy                            one lock, with everything known of it
   caslock doctor                                 what is wrong, and what to do about it
+  caslock bench                                  how fast locks are on this machine
 
 The table is a file: --table PATH, or else $CASLOCK_TABLE, or else
 $XDG_RUNTIME_DIR/caslock/default.table, or else /dev/shm/caslock-<uid>/default.table.
@@ -95,6 +96,24 @@ Examples:
 A session is one process's attachment to the table. Late means that its heartbeat is older
 than the lease: it hangs, is stopped, or gets no CPU.";
 
+const BENCH_HELP: &str = "\
+Examples:
+  caslock bench
+  caslock bench --processes 1,4,16 --section 10
+  caslock bench --table /run/app/locks.table --json | jq '.[].pairs_per_s'
+
+A pair is one acquisition and its release. All processes want the same lock all the time.
+Slowest/fastest compares how often the processes got it. Waits are those of one acquisition
+in 16, and a little rounded up. Each holder adds one to a number that only the lock guards:
+lost updates, of which there must be none, are what is missing in the end.
+
+It makes a table of its own, in memory where it can, and removes it; killed, it leaves
+caslock-bench.* behind in /dev/shm. With --table it takes a name of its own in that table,
+which is worth it only if the table's other users may be disturbed: CASLOCK_TABLE alone does
+not choose one.
+
+Exit code 1 if an update was lost, 120 if a lock was.";
+
 const DOCTOR_HELP: &str = "\
 Examples:
   caslock doctor
@@ -116,6 +135,40 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// `run` alone, with what may stand before it. The whole tree takes as long to put up as
+/// a table to open.
+#[derive(Debug, Parser)]
+#[command(name = "caslock")]
+struct RunOnly {
+    #[arg(long, value_name = "PATH", global = true)]
+    table: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: RunVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunVerb {
+    Run(Run),
+}
+
+/// Reads the command line.
+///
+/// # Errors
+///
+/// Whatever is to be printed in place of doing anything: help, too.
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let first = arguments.iter().skip(1).take(3);
+    if first.into_iter().any(|argument| argument == "run")
+        && let Ok(RunOnly { table, verb }) = RunOnly::try_parse_from(arguments)
+    {
+        let RunVerb::Run(run) = verb;
+        let verb = Verb::Run(run);
+        return Ok(Cli { table, verb });
+    }
+    // An error is told by the tree that knows all there is.
+    Cli::try_parse_from(arguments)
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Run(Run),
@@ -125,6 +178,7 @@ pub(crate) enum Verb {
     ForceRelease(ForceRelease),
     Sessions(Sessions),
     Doctor(Doctor),
+    Bench(Bench),
 }
 
 /// Run a command while holding a lock
@@ -259,6 +313,48 @@ pub(crate) struct Sessions {
 #[command(after_help = DOCTOR_HELP)]
 pub(crate) struct Doctor {}
 
+/// Measure how fast processes pass a lock on
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_HELP)]
+pub(crate) struct Bench {
+    /// How many processes contend; several numbers for a measurement each
+    #[arg(
+        short,
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1,2,8",
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub(crate) processes: Vec<u32>,
+    /// For how many microseconds each holds the lock; fractions are allowed
+    #[arg(short, long, value_name = "MICROS", value_parser = section, default_value = "0")]
+    pub(crate) section: Duration,
+    /// How many seconds each measurement takes
+    #[arg(long, value_name = "SECS", value_parser = measured, default_value = "2")]
+    pub(crate) seconds: Duration,
+    /// Show progress on stderr though it is no terminal
+    #[arg(long)]
+    pub(crate) progress: bool,
+    /// Print an array of JSON objects
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn section(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(micros) if (0.0..=1e6).contains(&micros) => Ok(Duration::from_secs_f64(micros / 1e6)),
+        _ => Err("not a number of microseconds from 0 to 1000000".to_owned()),
+    }
+}
+
+fn measured(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("not a number of seconds from 0.1 to 3600".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
@@ -297,12 +393,54 @@ mod tests {
     }
 
     #[test]
+    fn run_means_the_same_to_the_short_tree_and_to_the_whole_one() {
+        let lines = [
+            "caslock run x true",
+            "caslock --table t run -n x -- true --table u",
+            "caslock run --table=t -w 0.5 -E 9 --note n x true -n",
+            "caslock run --on-lost kill --kill-after 3 --on-abandoned fail x a b c",
+        ];
+        for line in lines {
+            let arguments = line.split(' ').map(OsString::from).collect::<Vec<_>>();
+            let short = RunOnly::try_parse_from(&arguments).expect(line);
+            let whole = Cli::try_parse_from(&arguments).expect(line);
+            let RunVerb::Run(run) = short.verb;
+            assert_eq!(
+                format!("{:?}", (short.table, Verb::Run(run))),
+                format!("{:?}", (whole.table, whole.verb))
+            );
+        }
+        for line in [
+            "caslock ls",
+            "caslock ls run",
+            "caslock run --help",
+            "caslock run x",
+        ] {
+            let arguments = line.split(' ').map(OsString::from).collect::<Vec<_>>();
+            assert!(RunOnly::try_parse_from(&arguments).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn seconds_take_fractions_and_refuse_what_is_no_time() {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         assert_eq!(seconds("3"), Ok(Duration::from_secs(3)));
         for wrong in ["-1", "NaN", "inf", "1e300", "soon", ""] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn measurements_have_bounds() {
+        assert_eq!(section("0.5"), Ok(Duration::from_nanos(500)));
+        assert_eq!(measured("0.1"), Ok(Duration::from_millis(100)));
+        for wrong in ["-1", "NaN", "inf", "1e300", "soon", ""] {
+            assert!(
+                section(wrong).is_err() && measured(wrong).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(measured("0").is_err());
     }
 
     #[test]

@@ -6,9 +6,8 @@
 
 use std::fmt;
 use std::io;
-use std::process::ExitCode as ProcessExitCode;
 
-use caslock::{AcquireError, ForceReleaseError, LockError, OpenError};
+use caslock::{AcquireError, ForceReleaseError, LockError, Lost, OpenError};
 
 use crate::supervise::StartError;
 
@@ -56,7 +55,7 @@ impl ExitCode {
     }
 }
 
-impl From<ExitCode> for ProcessExitCode {
+impl From<ExitCode> for i32 {
     fn from(code: ExitCode) -> Self {
         code.value().into()
     }
@@ -118,6 +117,8 @@ pub(crate) fn of_error(error: &anyhow::Error) -> ExitCode {
         of_acquire(error)
     } else if let Some(error) = error.downcast_ref::<ForceReleaseError>() {
         of_force_release(error)
+    } else if error.is::<Lost>() {
+        ExitCode::Lost
     } else {
         ExitCode::Internal
     }

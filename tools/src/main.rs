@@ -1,23 +1,27 @@
 //! `caslock`, the command line: parse, dispatch, and turn every outcome into an exit code.
 
+#![cfg_attr(not(test), no_main)]
+
 mod cli;
 mod command;
+mod crew;
+mod entry;
 mod exit_code;
+mod late_keeper;
 mod output;
 mod program;
 mod supervise;
 mod sys;
 mod table_path;
+mod waits;
 
-use std::process::ExitCode as ProcessExitCode;
+use std::ffi::OsString;
 
-use clap::Parser;
-
-use crate::cli::Cli;
 use crate::exit_code::ExitCode;
 
-fn main() -> ProcessExitCode {
-    let outcome = match Cli::try_parse() {
+/// The whole program, from its arguments, its own name included, to its exit code.
+fn run(arguments: Vec<OsString>) -> i32 {
+    let outcome = match cli::parse(&arguments) {
         Ok(cli) => command::dispatch(cli),
         Err(error) => return exit_code::of_parse(&error).into(),
     };

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 use crate::cli::OnLost;
+use crate::late_keeper::LateKeeper;
 use crate::output::{printable, say};
 use crate::program::Program;
 use crate::sys::{self, Change, ChildSetup};
@@ -148,6 +149,7 @@ pub(crate) fn supervise(
     guard: &Guard<'_>,
     notice: &LossNotice,
     policy: LossPolicy,
+    keeper: LateKeeper<'_>,
 ) -> anyhow::Result<Ended> {
     let incoming = SignalFd::with_flags(
         &SigSet::all(),
@@ -177,6 +179,7 @@ pub(crate) fn supervise(
         guard,
         notice,
         policy,
+        keeper,
         lost: false,
         kill_at: None,
     };
@@ -193,6 +196,7 @@ struct Watch<'a> {
     guard: &'a Guard<'a>,
     notice: &'a LossNotice,
     policy: LossPolicy,
+    keeper: LateKeeper<'a>,
     lost: bool,
     kill_at: Option<Instant>,
 }
@@ -212,7 +216,9 @@ impl Watch<'_> {
                 Change::Nothing => {}
             }
             self.wait()?;
-            if self.notice.lost().is_some() {
+            // Where no keeper can be had, nobody else looks.
+            let untold = self.keeper.start_if_due().is_err() && !self.guard.is_held();
+            if untold || self.notice.lost().is_some() {
                 self.lose();
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
@@ -227,9 +233,14 @@ impl Watch<'_> {
         }
     }
 
-    /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill.
+    /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill or
+    /// to start the keeper.
     fn wait(&self) -> io::Result<()> {
-        let timeout = match self.kill_at {
+        let timeout = match [self.kill_at, self.keeper.due()]
+            .into_iter()
+            .flatten()
+            .min()
+        {
             None => PollTimeout::NONE,
             Some(at) => {
                 // Rounded up: a poll that ends a little early would spin.

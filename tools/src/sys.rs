@@ -1,13 +1,16 @@
-//! The command line's only unsafe code: how the child is made and what it does before it
-//! becomes the command, and the system calls that no safe wrapper covers whole (real-time
-//! signals above all, which nix's `Signal` cannot name).
+//! The command line's unsafe code, but for its way in (`entry.rs`): how the child is made
+//! and what it does before it becomes the command, and the system calls that no safe
+//! wrapper covers whole (real-time signals above all, which nix's `Signal` cannot name).
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::sys::signal::SigSet;
 
@@ -125,11 +128,8 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
         {
             return fail(start);
         }
-        // The Rust runtime's: two handlers, which must not run in memory that is not the
-        // child's, and the ignored SIGPIPE.
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGPIPE] {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        // Ignored for the sake of this program's own output.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         if start.setup.ignore_sigchld {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         }
@@ -148,6 +148,39 @@ fn fail(start: &Start) -> c_int {
         .error
         .store(error.unwrap_or(libc::EIO), Ordering::Relaxed);
     1
+}
+
+/// Opens what is closed of the three standard streams on `/dev/null`: the next file to be
+/// opened would otherwise get the number, and what is printed with it.
+pub(crate) fn open_standard_streams() {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    });
+    // SAFETY: `streams` is a live array of that length.
+    let asked = unsafe { libc::poll(streams.as_mut_ptr(), streams.len() as libc::nfds_t, 0) };
+    for stream in streams {
+        // SAFETY: fcntl with F_GETFD touches no memory, and open reads the string alone.
+        unsafe {
+            // Where poll is not allowed, each is asked by itself.
+            let is_closed = match asked {
+                -1 => libc::fcntl(stream.fd, libc::F_GETFD) == -1,
+                _ => stream.revents & libc::POLLNVAL != 0,
+            };
+            // The lowest free number is this one: those below are open by now.
+            if is_closed && libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) != stream.fd {
+                libc::abort();
+            }
+        }
+    }
+}
+
+/// Makes writing to a pipe that nobody reads an error, which can be told from others.
+pub(crate) fn ignore_closed_pipes() {
+    // SAFETY: SIG_IGN is a disposition, no handler of ours gets installed. It fails only
+    // for an impossible signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// Gives SIGCHLD its default disposition and says whether it was ignored before.
@@ -229,6 +262,78 @@ fn decode(status: i32) -> Change {
     }
 }
 
+/// Words that this process shares with those that it forks later. They begin as zeroes,
+/// at the beginning of a page.
+pub(crate) struct SharedWords {
+    words: NonNull<AtomicU64>,
+    count: usize,
+}
+
+impl SharedWords {
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let words = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                count * size_of::<AtomicU64>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if words == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let words = NonNull::new(words.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { words, count })
+    }
+}
+
+impl Deref for SharedWords {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: mapped, so many and aligned, as long as `self` is there; atomics, whoever
+        // else writes them.
+        unsafe { slice::from_raw_parts(self.words.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped, and every borrow of it has ended. It fails only for
+        // an impossible range.
+        unsafe { libc::munmap(self.words.as_ptr().cast(), size_of_val(&**self)) };
+    }
+}
+
+/// Starts a process that runs `body`, exits with the code that it gives, and dies with this
+/// one. Signals that are blocked here are blocked there. To be called before this process
+/// has a second thread, so that the child is whole.
+pub(crate) fn start_worker(body: impl FnOnce() -> u8) -> io::Result<i32> {
+    // SAFETY: getpid has no preconditions.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: the child is a copy of a process with this thread alone, so that no lock in
+    // it is held by a thread that it does not have.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: prctl with these arguments and getppid touch no memory.
+            let is_tied = unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent
+            };
+            let code = match is_tied {
+                true => catch_unwind(AssertUnwindSafe(body)).unwrap_or(101),
+                false => 125,
+            };
+            // SAFETY: ends the child without what the parent is to do at its own end.
+            unsafe { libc::_exit(code.into()) }
+        }
+        pid => Ok(pid),
+    }
+}
+
 /// Whether this kernel lets a process sleep on several futexes at once (Linux 5.16), or
 /// what it answers instead.
 pub(crate) fn probe_futex_waitv() -> Result<(), io::Error> {
@@ -248,5 +353,37 @@ pub(crate) fn probe_futex_waitv() -> Result<(), io::Error> {
     match io::Error::last_os_error() {
         error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also that the unwinder is linked, wherever it came from.
+    #[test]
+    fn a_worker_ends_with_its_code_or_that_of_a_panic() {
+        let code = start_worker(|| 7).expect("a worker");
+        assert_eq!(
+            child_change(code, true).expect("its end"),
+            Change::Exited(7)
+        );
+        let panic = start_worker(|| std::panic::resume_unwind(Box::new(()))).expect("a worker");
+        assert_eq!(
+            child_change(panic, true).expect("its end"),
+            Change::Exited(101)
+        );
+    }
+
+    #[test]
+    fn what_a_worker_writes_into_shared_words_is_seen_here() {
+        let words = SharedWords::new(600).expect("memory");
+        assert!(words.len() == 600 && words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        let pid = start_worker(|| {
+            words[599].store(5, Ordering::Relaxed);
+            0
+        });
+        child_change(pid.expect("a worker"), true).expect("its end");
+        assert_eq!(words[599].load(Ordering::Relaxed), 5);
     }
 }

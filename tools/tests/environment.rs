@@ -182,3 +182,28 @@ fn the_note_is_there_for_others_while_the_command_runs() {
     });
     assert!(sandbox.slot("job")["note"].is_null());
 }
+
+/// A closed one would be the number of the next file to be opened, the table's included.
+#[test]
+fn standard_streams_that_are_closed_are_dev_null_to_the_command() {
+    let sandbox = Sandbox::new();
+    let look = "for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done > seen";
+    let script = format!("exec {CASLOCK} run job -- sh -c '{look}' <&- >&- 2>&-");
+    let mut command = sandbox.command("sh");
+    command.args(["-c", &script]);
+    assert_eq!(sandbox.start(command).finish().code(), 0);
+    let seen = fs::read_to_string(sandbox.path().join("seen")).expect("what it saw");
+    // Its standard output is the file that it writes.
+    let mut seen = seen.lines();
+    assert_eq!(seen.next(), Some("/dev/null"));
+    assert!(seen.next().is_some_and(|file| file.ends_with("/seen")));
+    assert_eq!(seen.next(), Some("/dev/null"));
+}
+
+#[test]
+fn a_closed_pipe_ends_the_command_as_it_ends_any() {
+    let sandbox = Sandbox::new();
+    let script = "kill -s PIPE $$; echo survived";
+    let outcome = sandbox.run(&["run", "job", "--", "sh", "-c", script]);
+    assert_eq!((outcome.code(), outcome.stdout.as_str()), (128 + 13, ""));
+}

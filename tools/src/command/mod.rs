@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod bench;
 mod create;
 mod doctor;
 mod force_release;
@@ -29,6 +30,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             force_release::force_release(&table_path::to_read(table)?, &args)
         }
         Verb::Sessions(args) => sessions::sessions(&table_path::to_read(table)?, &args),
+        Verb::Bench(args) => bench::bench(table, &args),
         Verb::Doctor(_) => doctor::doctor(&table_path::to_read(table)?),
     }
 }

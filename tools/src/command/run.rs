@@ -9,6 +9,7 @@ use caslock::{AcquireError, Guard, Lock, LockTable, NoteError};
 use super::cannot_create;
 use crate::cli::{OnAbandoned, Run};
 use crate::exit_code::ExitCode;
+use crate::late_keeper::LateKeeper;
 use crate::output::{argument, in_one_line, printable, say};
 use crate::program::Program;
 use crate::supervise::{LossNotice, LossPolicy, Signals, supervise};
@@ -19,16 +20,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode> {
     let path = table_path::to_open(table)?;
-    // Before the table is opened: that starts a thread.
+    // Before the table is opened: a thread may be started from then on.
     let signals = Signals::block()?;
     let table = LockTable::options()
         .share_witness(true)
+        .attended(true)
         .open(&path)
         .map_err(|error| cannot_create(&path, error))?;
+    let mut keeper = LateKeeper::new(&table)?;
     let lock = signals
         .let_through(|| table.lock(&args.name))?
         .map_err(|error| name_table(&path, error))?;
-    let guard = match acquire(&lock, args, &signals)? {
+    let guard = match acquire(&lock, args, &signals, &mut keeper)? {
         Ok(guard) => guard,
         Err(error) => return give_up(&path, args, error),
     };
@@ -42,7 +45,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
             guard.previous()
         ));
     }
-    hold(&path, &table, guard, args, &signals)
+    hold(&path, &table, guard, args, &signals, keeper)
 }
 
 /// Takes the lock, waiting for it as long as the arguments allow.
@@ -55,12 +58,14 @@ fn acquire<'a>(
     lock: &'a Lock,
     args: &Run,
     signals: &Signals,
+    keeper: &mut LateKeeper<'_>,
 ) -> io::Result<Result<Guard<'a>, AcquireError>> {
     let start = Instant::now();
     match lock.try_acquire() {
         Err(AcquireError::Busy { .. }) if !args.nonblock => {}
         outcome => return Ok(outcome),
     }
+    keeper.start()?;
     signals.let_through(|| {
         // Too far away for the clock to count is as good as never.
         let deadline = args.wait.and_then(|wait| start.checked_add(wait));
@@ -119,6 +124,7 @@ fn hold(
     guard: Guard<'_>,
     args: &Run,
     signals: &Signals,
+    keeper: LateKeeper<'_>,
 ) -> anyhow::Result<ExitCode> {
     match args.note.as_deref().map(|note| guard.set_note(note)) {
         None | Some(Ok(())) => {}
@@ -143,7 +149,8 @@ fn hold(
         on_lost: args.on_lost,
         kill_after: args.kill_after,
     };
-    let ended = supervise(&program, table.witness(), signals, &guard, &notice, policy)?;
+    let witness = table.witness();
+    let ended = supervise(&program, witness, signals, &guard, &notice, policy, keeper)?;
     if ended.lost {
         return Ok(ExitCode::Lost);
     }
