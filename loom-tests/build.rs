@@ -1,5 +1,5 @@
 //! Makes the worlds with a planted bug: copies of the protocol's source with one place
-//! changed, each a module of its own with the same models as the others.
+//! changed, each a module of its own with the models that are to notice.
 //!
 //! A bug whose place is no longer in the source is not planted, and says so, so that its
 //! test fails rather than the build.
@@ -54,6 +54,15 @@ fn plant(from: &Path, to: &Path, bug: &Bug) -> bool {
 
 fn module(root: &Path, out: &Path, bug: &Bug, planted: bool) -> String {
     let mut text = String::new();
+    let mut scenarios = String::new();
+    for name in bug.scenarios {
+        let path = root.join(format!("src/scenarios/{name}.rs"));
+        writeln!(
+            scenarios,
+            "/// Some of them.\n#[path = {path:?}]\npub mod {name};"
+        )
+        .expect("a string takes what it is given");
+    }
     writeln!(
         text,
         "/// {story}\n\
@@ -64,7 +73,8 @@ fn module(root: &Path, out: &Path, bug: &Bug, planted: bool) -> String {
          pub use crate::{world}::widths;\n\
          #[path = {model:?}]\npub mod model;\n\
          #[path = {protocol:?}]\npub mod protocol;\n\
-         #[path = {scenarios:?}]\npub mod scenarios;\n\
+         /// The models that are to notice.\n\
+         pub mod scenarios {{\n{scenarios}}}\n\
          #[path = {sync:?}]\npub mod sync;\n\
          }}",
         story = bug.story,
@@ -72,7 +82,6 @@ fn module(root: &Path, out: &Path, bug: &Bug, planted: bool) -> String {
         world = bug.world,
         model = root.join("src/model.rs"),
         protocol = out.join(bug.module).join("mod.rs"),
-        scenarios = root.join("src/scenarios/mod.rs"),
         sync = root.join("src/sync.rs"),
     )
     .expect("a string takes what it is given");

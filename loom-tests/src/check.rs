@@ -1,13 +1,13 @@
 //! Runs a model: all its executions within its bound, the outcomes it must reach, one
-//! printed row.
+//! row of the table.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
+use crate::report::{self, Row};
 use crate::stop;
 
 /// The environment variable that raises the bound of the models that have one.
@@ -106,24 +106,24 @@ impl Model {
         &self.name
     }
 
-    /// Checks the model and prints its row.
+    /// Checks the model and adds its row to the table.
     ///
     /// # Panics
     ///
     /// If an execution breaks an assertion or an expected outcome was not reached.
     pub fn prove(self) {
-        let (iterations, reached) = self.run();
+        let (iterations, reached) = self.run_or_report();
         let missing = reached.missing(&self.expected);
         assert!(
             missing.is_empty(),
             "{}: never reached {missing:?}",
             self.name
         );
-        self.row(&format!("{iterations}"));
+        self.row(iterations, 0);
     }
 
     /// Checks `model(k)` with an actor stopped after its k-th shared step, for each k up
-    /// to the first that no execution gets to, and prints one row for all.
+    /// to the first that no execution gets to, and adds one row for all.
     ///
     /// # Panics
     ///
@@ -133,7 +133,7 @@ impl Model {
         let mut missing: Option<Vec<&'static str>> = None;
         loop {
             let this = model(points);
-            let (iterations, reached) = this.run();
+            let (iterations, reached) = this.run_or_report();
             total += iterations;
             let absent = reached.missing(&this.expected);
             missing = Some(match missing {
@@ -150,7 +150,7 @@ impl Model {
                     "{}: never reached {missing:?}",
                     this.name
                 );
-                this.row(&format!("{total} ({points} crash points)"));
+                this.row(total, points);
                 return;
             }
             points += 1;
@@ -185,6 +185,14 @@ impl Model {
         unreachable!("an actor has so many steps and no more")
     }
 
+    /// As [`Model::run`], for models that must hold: a violation is counted.
+    fn run_or_report(&self) -> (u64, Reached) {
+        catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|payload| {
+            report::violation();
+            resume_unwind(payload)
+        })
+    }
+
     fn run(&self) -> (u64, Reached) {
         stop::reset();
         let (iterations, reached) = (Arc::new(AtomicU64::new(0)), Reached::default());
@@ -202,23 +210,20 @@ impl Model {
         (iterations.load(Ordering::Relaxed), reached)
     }
 
-    fn row(&self, iterations: &str) {
+    fn row(&self, iterations: u64, crash_points: u32) {
         let bound = match self.bound {
             None => "exhaustive".to_owned(),
             Some(bound) => format!("{bound} preemptions"),
         };
-        say(&format!(
-            "{:<58} | {} | {:<13} | {:>26} | {}",
-            self.name, self.actors, bound, iterations, self.proves
-        ));
+        report::add(Row::Model {
+            name: self.name.clone(),
+            actors: self.actors,
+            bound,
+            iterations,
+            crash_points,
+            proves: self.proves,
+        });
     }
-}
-
-/// Prints a line past the test harness, which would swallow it.
-pub fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    // A reader that has gone is no reason for a proof to fail.
-    let _ = writeln!(out, "{line}");
 }
 
 /// Keeps the panics of models that are meant to fail off the screen.

@@ -12,6 +12,7 @@
 pub mod atomic;
 pub mod check;
 pub mod futex;
+pub mod report;
 pub mod stop;
 pub mod weaken;
 
@@ -21,7 +22,7 @@ pub mod wide {
     /// How wide things are.
     pub mod widths {
         /// As shipped.
-        pub const GENERATION_BITS: u32 = 29;
+        pub const GENERATION_BITS: u32 = 28;
         /// Two words make a name that can be torn.
         pub const NAME_WORDS: usize = 2;
         /// Two words make a note that can be torn.

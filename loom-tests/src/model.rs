@@ -4,14 +4,14 @@
 use std::sync::{Arc, Mutex};
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
 use super::protocol::slot::{Grant, Slot, Taken};
-use super::protocol::wait::{self, Verdict, Waiting, Wake};
-use super::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
-use super::sync::AtomicU32;
-use crate::futex::Futex;
+use super::protocol::wait::{self, Spin, Verdict, Waiting, Wake};
+use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
+use super::sync::{AtomicU32, Ordering};
+use crate::futex::{Ended, Futex};
+use crate::stop;
 
 /// What the lock guards. Each holder enters it; loom fails the model when two are inside
 /// at once, and also when the second is not ordered after the first.
@@ -55,7 +55,13 @@ pub struct World {
     /// What the first slot guards.
     pub section: Section,
     futex: Futex,
-    dead: Vec<AtomicBool>,
+    /// The sessions' bytes: 1 once the kernel has freed one.
+    dead: Vec<AtomicU32>,
+    /// The sessions' certificates: 1 once the kernel has marked one.
+    certificates: Vec<AtomicU32>,
+    /// Whether a poll interval is over; see [`World::poll_passes`].
+    polled: Mutex<bool>,
+    interval: AtomicU32,
     grants: Mutex<Vec<u64>>,
 }
 
@@ -67,7 +73,10 @@ impl World {
             slots: (0..slots).map(|_| Slot::new()).collect(),
             section: Section::new(),
             futex: Futex::default(),
-            dead: (0..sessions).map(|_| AtomicBool::new(false)).collect(),
+            dead: (0..sessions).map(|_| AtomicU32::new(0)).collect(),
+            certificates: (0..sessions).map(|_| AtomicU32::new(0)).collect(),
+            polled: Mutex::new(false),
+            interval: AtomicU32::new(0),
             grants: Mutex::new(Vec::new()),
         })
     }
@@ -80,19 +89,55 @@ impl World {
 
     /// The last act of a process: the kernel lets go of its byte.
     pub fn die(&self, session: u32) {
-        self.dead[session as usize].store(true, Ordering::Release);
+        let byte = &self.dead[session as usize];
+        byte.swap(1, Ordering::Release);
+        // Who naps beside a marked certificate looks again and again: it will see it.
+        self.futex.wake_one(byte);
+        self.futex.wake_one(byte);
+    }
+
+    /// The death of a keeper thread: the kernel marks its certificate, which orders
+    /// nothing, and wakes one of those who sleep on it.
+    pub fn mark_certificate(&self, session: u32) {
+        let certificate = &self.certificates[session as usize];
+        certificate.fetch_or(1, Ordering::Relaxed);
+        self.futex.wake_one(certificate);
     }
 
     /// The kernel gives a dead session's byte to its next user.
     pub fn revive(&self, session: u32) {
-        let was = self.dead[session as usize].swap(false, Ordering::AcqRel);
-        assert!(was, "the byte was not free");
+        let was = self.dead[session as usize].swap(0, Ordering::AcqRel);
+        assert_eq!(was, 1, "the byte was not free");
     }
 
-    /// Whether the session's byte is free: certain, and ordered after its last act.
+    /// The same, if it is free by now.
+    #[must_use]
+    pub fn try_revive(&self, session: u32) -> bool {
+        self.dead[session as usize]
+            .compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Whether the session's byte is free: certain, and ordered after its last act. The
+    /// kernel answers by what is so, never by what was: a read-modify-write.
     #[must_use]
     pub fn is_dead(&self, session: u32) -> bool {
-        self.dead[session as usize].load(Ordering::Acquire)
+        self.dead[session as usize].fetch_or(0, Ordering::Acquire) == 1
+    }
+
+    /// One poll interval passes: each actor's sleep of this moment, or else its next one,
+    /// ends by itself, once. This is what a lost wake may cost, and no more. An interval
+    /// is longer than a store takes to be seen, so who looks then sees what was before.
+    pub fn poll_passes(&self) {
+        self.interval.swap(1, Ordering::Release);
+        *self.polled.lock().expect("nothing panics here") = true;
+        self.futex.poll_passes();
+    }
+
+    fn has_polled(&self) -> bool {
+        // The plain flag spares the models without polls a step.
+        *self.polled.lock().expect("nothing panics here")
+            && self.interval.fetch_or(0, Ordering::Acquire) == 1
     }
 
     /// Notes a grant: no token is ever given out twice.
@@ -119,8 +164,50 @@ impl World {
 pub enum Sleep {
     /// Until it is woken: a lost wake is a deadlock.
     Futex,
+    /// The same, and beside the holder's certificate.
+    Certificate(Passing),
     /// Not at all, it only looks again: nothing is ordered by sleeping.
     Poll,
+}
+
+/// What a waiter does that was woken by a certificate, for which the kernel wakes but one.
+/// It is not the protocol's part but its caller's: here it stands in the model, with the
+/// bug of leaving it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// It wakes the next that sleeps on it.
+    PassesOn,
+    /// It does not.
+    KeepsIt,
+}
+
+/// How an actor that stops half way ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its process is gone, and the kernel says so.
+    Dies,
+    /// It does nothing any more, and nothing says so but its silence.
+    Hangs,
+}
+
+impl End {
+    /// How the others find out.
+    #[must_use]
+    pub const fn judge(self, session: u32) -> Judge {
+        match self {
+            Self::Dies => Judge::TheDead,
+            Self::Hangs => Judge::Expired(session),
+        }
+    }
+
+    /// In the name of a model.
+    #[must_use]
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Dies => "dies",
+            Self::Hangs => "hangs",
+        }
+    }
 }
 
 /// Whom an actor's liveness witnesses call gone.
@@ -134,6 +221,8 @@ pub enum Judge {
     Marked(u32),
     /// This session, always: it was silent for a lease.
     Expired(u32),
+    /// Whoever is dead, and this session, always.
+    DeadOrExpired(u32),
 }
 
 /// The reason of an actor that gave up.
@@ -145,16 +234,31 @@ pub enum GaveUp {
     Renamed,
 }
 
+/// How long an actor stays awake where the protocol lets it choose: each look but the last
+/// is one more reading of the owner word.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manners {
+    /// Whether it makes itself the heir where nobody waits yet.
+    pub stays: bool,
+    /// How often, as the heir, it looks at a held slot again before it sleeps.
+    pub attends: u32,
+    /// How often it leaves a vacant slot to whom it is kept or offered.
+    pub defers: u32,
+}
+
 /// One thread of one session.
 #[derive(Clone, Debug)]
 pub struct Actor {
     world: Arc<World>,
     session: u32,
+    pid: u32,
     sleep: Sleep,
     judge: Judge,
     patience: Option<u32>,
     interruptions: u32,
     slept: bool,
+    polled: bool,
+    manners: Manners,
 }
 
 impl Actor {
@@ -164,11 +268,14 @@ impl Actor {
         Self {
             world: world.clone(),
             session,
+            pid: identity(session).pid(),
             sleep: Sleep::Futex,
             judge: Judge::Nobody,
             patience: None,
             interruptions: 0,
             slept: false,
+            polled: false,
+            manners: Manners::default(),
         }
     }
 
@@ -200,10 +307,24 @@ impl Actor {
         self
     }
 
+    /// Stays awake as `manners` say.
+    #[must_use]
+    pub fn with(mut self, manners: Manners) -> Self {
+        self.manners = manners;
+        self
+    }
+
     /// The table that it works on.
     #[must_use]
     pub fn world(&self) -> &Arc<World> {
         &self.world
+    }
+
+    /// As the thread of a process with this PID.
+    #[must_use]
+    pub fn as_process(mut self, pid: u32) -> Self {
+        self.pid = pid;
+        self
     }
 
     /// Whether it has slept, and was not interrupted.
@@ -215,7 +336,7 @@ impl Actor {
     /// Who it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        identity(self.session)
+        Identity::new(self.pid, self.session)
     }
 
     /// Acquires the first slot; `None` if it gave up.
@@ -233,13 +354,19 @@ impl Actor {
         Some(grant)
     }
 
-    /// Takes the first slot if it is vacant.
+    /// Takes the first slot if it is open, or kept for this very process.
     #[must_use]
     pub fn try_acquire(&self) -> Option<Grant> {
         let seen = self.world.slot().owner();
-        if !matches!(seen.owner(), Owner::Vacant(_)) {
+        if !seen.is_open() && !seen.is_kept_by(self.identity()) {
             return None;
         }
+        self.take(seen)
+    }
+
+    /// Takes the first slot from the word that was judged.
+    #[must_use]
+    pub fn take(&self, seen: OwnerWord) -> Option<Grant> {
         match self.world.slot().take(seen, self.identity(), false) {
             Taken::Granted(grant) => {
                 self.world.granted(&grant);
@@ -261,6 +388,17 @@ impl Actor {
         wait::release(self.world.slot(), grant, vacancy, self)
     }
 
+    /// Releases the first slot in front of those who wait, leaving `courtesy` if there are
+    /// any; false when the grant was lost.
+    #[must_use]
+    pub fn release_before_others(&self, grant: &Grant, courtesy: Vacancy) -> bool {
+        let leaves = |queue| match queue {
+            Queue::Idle => Vacancy::Released,
+            Queue::Asleep | Queue::Heir => courtesy,
+        };
+        wait::release_before_others(self.world.slot(), grant, leaves, self)
+    }
+
     /// Acquires, enters the section, and releases a grant that nobody can have revoked;
     /// `None` if it gave up.
     pub fn use_lock(&mut self) -> Option<Grant> {
@@ -270,6 +408,32 @@ impl Actor {
         Some(grant)
     }
 
+    /// Acquires and releases a grant that may be revoked; `None` if it gave up. Nothing is
+    /// ordered between a revoked holder and the next, so it does not enter the section.
+    pub fn pass(&mut self) -> Option<Grant> {
+        let grant = self.acquire()?;
+        let _ = self.release(&grant);
+        Some(grant)
+    }
+
+    /// Acts for at most `steps` steps, and ends there by `end`. Whoever then waits for what
+    /// it did not do any more waits for one poll interval. `None` if it was stopped.
+    pub fn stopped_after<R>(
+        &mut self,
+        steps: u32,
+        end: End,
+        act: impl FnOnce(&mut Self) -> R,
+    ) -> Option<R> {
+        let outcome = stop::after(steps, || act(self));
+        if outcome.is_none() {
+            if end == End::Dies {
+                self.world.die(self.session);
+            }
+            self.world.poll_passes();
+        }
+        outcome
+    }
+
     /// Evicts or force-releases the holder in `seen`; false when the word had changed.
     #[must_use]
     pub fn vacate(&self, seen: OwnerWord, vacancy: Vacancy) -> bool {
@@ -277,17 +441,56 @@ impl Actor {
     }
 }
 
+impl Actor {
+    /// Sleeps on the wake word and the holder's certificate. One that is marked already is
+    /// no word to sleep on: the holder is dying, and is looked at again until it is dead.
+    fn sleep_on_both(
+        &self,
+        wake: (&AtomicU32, u32),
+        held: OwnerWord,
+        passing: Passing,
+        begun: u64,
+    ) -> Ended {
+        let Owner::Held(holder) = held.owner() else {
+            unreachable!("only a holder is waited for");
+        };
+        let session = holder.session() as usize;
+        let (futex, certificate) = (&self.world.futex, &self.world.certificates[session]);
+        if certificate.load(Ordering::Relaxed) == 1 {
+            return futex.wait(&[wake, (&self.world.dead[session], 0)], begun);
+        }
+        let ended = futex.wait(&[wake, (certificate, 0)], begun);
+        if ended == Ended::Woken(1) && passing == Passing::PassesOn {
+            futex.wake_one(certificate);
+        }
+        ended
+    }
+}
+
 impl Wake for Actor {
-    fn wake_one(&self, _wake: &AtomicU32) {
-        self.world.futex.wake_one();
+    fn wake_one(&self, wake: &AtomicU32) -> bool {
+        self.world.futex.wake_one(wake)
     }
 }
 
 impl Waiting for Actor {
     type Stop = GaveUp;
 
-    fn spin(&mut self) -> bool {
-        false
+    fn spin(&mut self, _held: OwnerWord) -> Spin {
+        if self.manners.stays {
+            Spin::Stay
+        } else {
+            Spin::Sleep
+        }
+    }
+
+    // Looking again is no yield: loom then also has the looks that come too soon.
+    fn defer(&mut self, seen: OwnerWord) -> bool {
+        !seen.is_kept_by(self.identity()) && count_down(&mut self.manners.defers)
+    }
+
+    fn attend(&mut self, _held: OwnerWord) -> bool {
+        count_down(&mut self.manners.attends)
     }
 
     fn judge(&mut self, held: OwnerWord) -> Result<Verdict, GaveUp> {
@@ -302,6 +505,9 @@ impl Waiting for Actor {
             Judge::TheDead => self.world.is_dead(holder.session()),
             Judge::Marked(witness) => self.world.is_dead(witness),
             Judge::Expired(session) => holder.session() == session,
+            Judge::DeadOrExpired(session) => {
+                holder.session() == session || self.world.is_dead(holder.session())
+            }
         };
         Ok(if gone { Verdict::Gone } else { Verdict::Holds })
     }
@@ -314,18 +520,38 @@ impl Waiting for Actor {
         Err(GaveUp::Renamed)
     }
 
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, _held: OwnerWord) {
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool {
         self.patience = self.patience.map(|sleeps| sleeps - 1);
         if self.interruptions > 0 {
             self.interruptions -= 1;
-            return;
+            return true;
         }
-        self.slept = true;
-        match self.sleep {
-            Sleep::Futex => self.world.futex.wait(wake, expected),
-            Sleep::Poll => thread::yield_now(),
+        if self.sleep == Sleep::Poll {
+            self.slept = true;
+            thread::yield_now();
+            return true;
         }
+        let begun = self.world.futex.intervals();
+        if self.world.has_polled() && !self.polled {
+            self.polled = true;
+            return true;
+        }
+        let ended = match self.sleep {
+            Sleep::Certificate(passing) => {
+                self.sleep_on_both((wake, expected), held, passing, begun)
+            }
+            Sleep::Futex | Sleep::Poll => self.world.futex.wait(&[(wake, expected)], begun),
+        };
+        self.polled |= ended == Ended::Polled && self.world.has_polled();
+        self.slept |= ended != Ended::Changed;
+        ended != Ended::Changed
     }
+}
+
+fn count_down(left: &mut u32) -> bool {
+    let some = *left > 0;
+    *left = left.saturating_sub(1);
+    some
 }
 
 /// The identity of a session in a process of its own.

@@ -16,6 +16,8 @@ pub struct Bug {
     pub right: &'static [&'static str],
     /// What stands there instead.
     pub wrong: &'static [&'static str],
+    /// The scenarios that its world needs: each costs compiling.
+    pub scenarios: &'static [&'static str],
 }
 
 /// Each bug.
@@ -30,14 +32,16 @@ pub const PLANTED: &[Bug] = &[
             "self.owner.store(grant.word.vacated(vacancy).bits(), ord(Site::Vacate));
              match (Vacated::Done { wake: true }) {",
         ],
+        scenarios: &["revoke"],
     },
     Bug {
         module: "release_without_epoch",
         story: "A release that does not look at the generation's high part.",
         world: "tiny",
         file: "slot.rs",
-        right: &["if self.epoch.load(Ordering::Relaxed) != grant.epoch {"],
-        wrong: &["if false {"],
+        right: &["if self.epoch.load(Ordering::Relaxed) != grant.epoch {\n            return Vacated::Lost;\n        }\n        match self.vacate(grant.word, vacancy) {"],
+        wrong: &["match self.vacate(grant.word, vacancy) {"],
+        scenarios: &["wrap"],
     },
     Bug {
         module: "judged_word_reloaded",
@@ -46,22 +50,25 @@ pub const PLANTED: &[Bug] = &[
         file: "wait.rs",
         right: &["if env.judge(seen)? == Verdict::Gone {"],
         wrong: &["if env.judge(seen)? == Verdict::Gone { let seen = slot.owner();"],
+        scenarios: &["reclaim"],
     },
     Bug {
         module: "reclaim_drops_waiters",
-        story: "A grant that clears the waiter bit of the word that it replaces.",
+        story: "A grant that forgets the queue of the word that it replaces.",
         world: "wide",
         file: "word.rs",
         right: &["Self(identity.0 | next)"],
-        wrong: &["Self(identity.0 | next & !WAITERS)"],
+        wrong: &["Self(identity.0 | next & !QUEUE_MASK)"],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "woken_drops_waiters",
-        story: "A waiter that has slept and takes a vacant slot without the waiter bit.",
+        story: "A woken waiter whose grant forgets who else sleeps.",
         world: "wide",
-        file: "wait.rs",
-        right: &["Owner::Vacant(_) => match slot.take(seen, me, *slept) {"],
-        wrong: &["Owner::Vacant(_) => match slot.take(seen, me, false) {"],
+        file: "slot.rs",
+        right: &["granted.queued(Queue::Asleep)"],
+        wrong: &["granted.queued(Queue::Idle)"],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "wake_before_release",
@@ -70,9 +77,10 @@ pub const PLANTED: &[Bug] = &[
         file: "wait.rs",
         right: &["finish(slot, slot.release(grant, vacancy), waker)"],
         wrong: &[
-            "if slot.owner().has_waiters() { wake_next(slot, waker); }
+            "if slot.owner().queue() == Queue::Asleep { wake_next(slot, waker); }
              matches!(slot.release(grant, vacancy), Vacated::Done { .. })",
         ],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "force_without_wake",
@@ -81,6 +89,7 @@ pub const PLANTED: &[Bug] = &[
         file: "wait.rs",
         right: &["finish(slot, slot.vacate(seen, vacancy), waker)"],
         wrong: &["matches!(slot.vacate(seen, vacancy), Vacated::Done { .. })"],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "token_counted_apart",
@@ -89,13 +98,13 @@ pub const PLANTED: &[Bug] = &[
         file: "slot.rs",
         right: &[
             "let granted = seen.granted_to(me);",
-            "let word = mine.without_waiters();",
+            "let word = mine;",
         ],
         wrong: &[
             "let granted = seen.granted_to(me).at_token(seen.generation());",
-            "let word = OwnerWord::from_bits(self.owner.fetch_add(2, Ordering::AcqRel) + 2)
-                 .without_waiters();",
+            "let word = OwnerWord::from_bits(self.owner.fetch_add(4, Ordering::AcqRel) + 4);",
         ],
+        scenarios: &["revoke"],
     },
     Bug {
         module: "reclaimer_clears",
@@ -110,6 +119,7 @@ pub const PLANTED: &[Bug] = &[
              }
              if false {",
         ],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "help_skipped",
@@ -118,14 +128,16 @@ pub const PLANTED: &[Bug] = &[
         file: "slot.rs",
         right: &["if before & 1 != seen.epoch_parity() {"],
         wrong: &["if false {"],
+        scenarios: &["wrap"],
     },
     Bug {
         module: "leaver_keeps_wake",
         story: "A waiter that leaves with the wake that it was given.",
         world: "wide",
         file: "wait.rs",
-        right: &["if outcome.is_err() && slept {"],
+        right: &["if outcome.is_err() && is_heir {"],
         wrong: &["if false {"],
+        scenarios: &["waiting"],
     },
     Bug {
         module: "wake_word_read_late",
@@ -134,9 +146,46 @@ pub const PLANTED: &[Bug] = &[
         file: "wait.rs",
         right: &[
             "let expected = slot.wake_count();",
-            "env.sleep(slot.wake_word(), expected, seen);",
+            "env.sleep(slot.wake_word(), expected, seen.queued(relied_on))",
         ],
-        wrong: &["", "env.sleep(slot.wake_word(), slot.wake_count(), seen);"],
+        wrong: &["", "env.sleep(slot.wake_word(), slot.wake_count(), seen.queued(relied_on))"],
+        scenarios: &["waiting"],
+    },
+    Bug {
+        module: "heir_stays_heir",
+        story: "An heir that takes the slot and leaves the word to an heir.",
+        world: "wide",
+        file: "wait.rs",
+        right: &["let may_leave_sleepers = *is_heir || vacancy == Vacancy::Offered;"],
+        wrong: &["let may_leave_sleepers = vacancy == Vacancy::Offered;"],
+        scenarios: &["waiting"],
+    },
+    Bug {
+        module: "heir_sleeps_as_heir",
+        story: "An heir that goes to sleep and leaves the word to an heir.",
+        world: "wide",
+        file: "wait.rs",
+        right: &["Queue::Heir if !*is_heir => Queue::Heir,"],
+        wrong: &["Queue::Heir => Queue::Heir,"],
+        scenarios: &["heirs"],
+    },
+    Bug {
+        module: "nobody_is_appointed",
+        story: "A wake that finds nobody, and leaves the word to an heir.",
+        world: "wide",
+        file: "wait.rs",
+        right: &["if !waker.wake_one(slot.wake_word()) {"],
+        wrong: &["if !waker.wake_one(slot.wake_word()) && false {"],
+        scenarios: &["heirs"],
+    },
+    Bug {
+        module: "deserted_silently",
+        story: "A queue that is declared idle without a wake after it.",
+        world: "wide",
+        file: "wait.rs",
+        right: &["if slot.desert(seen) {\n                    slot.bump_wake();\n                    waker.wake_one(slot.wake_word());"],
+        wrong: &["if slot.desert(seen) {"],
+        scenarios: &["heirs"],
     },
     Bug {
         module: "name_before_bytes",
@@ -154,6 +203,7 @@ pub const PLANTED: &[Bug] = &[
              self.naming.intent.swap(0, Ordering::Relaxed);
              Ok(",
         ],
+        scenarios: &["names"],
     },
     Bug {
         module: "recycled_without_owner",
@@ -162,6 +212,7 @@ pub const PLANTED: &[Bug] = &[
         file: "names.rs",
         right: &["matches!(words.take(seen, me.renaming(), false), Taken::Granted(_))"],
         wrong: &["{ let _ = (me, seen); true }"],
+        scenarios: &["names"],
     },
     Bug {
         module: "repair_skipped",
@@ -170,6 +221,7 @@ pub const PLANTED: &[Bug] = &[
         file: "names.rs",
         right: &["self.repair(waker);\n        if let Some(found)"],
         wrong: &["if let Some(found)"],
+        scenarios: &["names"],
     },
     Bug {
         module: "floor_forgotten",
@@ -178,5 +230,33 @@ pub const PLANTED: &[Bug] = &[
         file: "names.rs",
         right: &["self.raise(words);\n"],
         wrong: &["\n"],
+        scenarios: &["names"],
+    },
+    Bug {
+        module: "reset_keeps_epoch",
+        story: "A reset that leaves the generations' high parts as they were.",
+        world: "tiny",
+        file: "reclaim.rs",
+        right: &[".swap(OwnerWord::epoch_of(floor), Ordering::Relaxed);"],
+        wrong: &[".fetch_max(0, Ordering::Relaxed);"],
+        scenarios: &["names", "reset"],
+    },
+    Bug {
+        module: "reset_forgets_floor",
+        story: "A reset that leaves the generations in the words as they were.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["                .at_token(floor)\n"],
+        wrong: &[""],
+        scenarios: &["names", "reset"],
+    },
+    Bug {
+        module: "record_withdrawn_late",
+        story: "A session record that is written while it still says active.",
+        world: "wide",
+        file: "session.rs",
+        right: &["        self.close();\n        fence(ord(Site::RenameFence));"],
+        wrong: &["        fence(ord(Site::RenameFence));"],
+        scenarios: &["records"],
     },
 ];

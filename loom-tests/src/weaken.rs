@@ -20,10 +20,16 @@ pub(crate) fn apply(site: usize, strong: Ordering) -> Ordering {
 
 /// Runs `act` with each of `sites` at its ordering.
 pub fn with<R>(sites: &[(usize, Ordering)], act: impl FnOnce() -> R) -> R {
+    /// Also when `act` panics: other models come after it on this thread.
+    struct Restored;
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            WEAKENED.take();
+        }
+    }
     WEAKENED.set(sites.to_vec());
-    let result = act();
-    WEAKENED.take();
-    result
+    let _restored = Restored;
+    act()
 }
 
 /// The orderings one step below `ordering`.

@@ -28,8 +28,8 @@ pub enum Handle {
 
 /// A table with names.
 #[derive(Debug)]
-struct Table {
-    world: Arc<World>,
+pub(super) struct Table {
+    pub(super) world: Arc<World>,
     naming: NamingWords,
     index: Vec<AtomicU64>,
     records: Vec<NameRecord>,
@@ -39,7 +39,7 @@ struct Table {
 
 impl Table {
     /// A fresh table of `slots` slots that can have names.
-    fn new(slots: usize) -> Arc<Self> {
+    pub(super) fn new(slots: usize) -> Arc<Self> {
         let slots = slots + 1;
         Arc::new(Self {
             world: World::new(slots, 3),
@@ -52,7 +52,7 @@ impl Table {
         })
     }
 
-    fn names(&self) -> Names<'_> {
+    pub(super) fn names(&self) -> Names<'_> {
         Names {
             naming: &self.naming,
             index: &self.index,
@@ -61,21 +61,21 @@ impl Table {
         }
     }
 
-    fn actor(&self, session: u32) -> Actor {
+    pub(super) fn actor(&self, session: u32) -> Actor {
         Actor::new(&self.world, session)
             .sleeping(Sleep::Poll)
             .judging(Judge::TheDead)
     }
 
     /// Finds a name or creates it, as a handle does.
-    fn resolve(&self, actor: &mut Actor, key: &Key) -> Result<Resolved, Full> {
+    pub(super) fn resolve(&self, actor: &mut Actor, key: &Key) -> Result<Resolved, Full> {
         match self.names().find(key) {
             Some(found) => Ok(found),
             None => self.create(actor, key),
         }
     }
 
-    fn create(&self, actor: &mut Actor, key: &Key) -> Result<Resolved, Full> {
+    pub(super) fn create(&self, actor: &mut Actor, key: &Key) -> Result<Resolved, Full> {
         let grant = actor.acquire().expect("a patient creator");
         // The naming lock's own critical section.
         self.world.section.enter(grant.token());
@@ -86,7 +86,7 @@ impl Table {
 
     /// Acquires through a handle: what counts is that the slot still has the name after
     /// the grant.
-    fn acquire(&self, actor: &mut Actor, handle: Resolved) -> Option<Grant> {
+    pub(super) fn acquire(&self, actor: &mut Actor, handle: Resolved) -> Option<Grant> {
         self.acquire_as(actor, handle, Handle::Checks)
     }
 
@@ -105,7 +105,7 @@ impl Table {
         None
     }
 
-    fn release(&self, actor: &Actor, handle: Resolved, grant: &Grant) {
+    pub(super) fn release(&self, actor: &Actor, handle: Resolved, grant: &Grant) {
         let slot = &self.world.slots[handle.slot as usize];
         assert!(
             wait::release(slot, grant, Vacancy::Released, actor),
@@ -121,7 +121,7 @@ fn key(first: u8, second: u8) -> Key {
     Key::new(&bytes, 7 << 32).expect("it has room")
 }
 
-fn name(letter: u8) -> Key {
+pub(super) fn name(letter: u8) -> Key {
     key(letter, letter)
 }
 
@@ -346,6 +346,44 @@ pub fn creator_stops(steps: u32) -> Model {
     .reaching(&["broken off", "done"])
 }
 
+/// A creator that hangs anywhere while it recycles a slot, and two others: one has a
+/// handle of the other name, one looks for a torn name.
+#[must_use]
+pub fn creator_hangs(steps: u32) -> Model {
+    Model::new(
+        "a creator that hangs anywhere, a user of another name",
+        "a hung creator holds up new names only, and no name is torn",
+        2,
+        move |reached| {
+            let table = Table::new(2);
+            let mut user = table.actor(1);
+            let (_, old) = use_name(&table, &mut user, &name(b'a'));
+            let (_, other) = use_name(&table, &mut user, &name(b'b'));
+            // The idle for longest goes first.
+            table.world.slots[other.slot as usize].stamp(2);
+            let (creator, marks) = (table.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    let mut hung = creator.actor(0);
+                    let outcome = stop::after(steps, || creator.create(&mut hung, &name(b'c')));
+                    marks.mark(if outcome.is_none() { "hung" } else { "done" });
+                }),
+                act(move || {
+                    let grant = table.acquire(&mut user, other).expect("nobody renames it");
+                    table.release(&user, other, &grant);
+                    assert_eq!(table.names().find(&name(b'b')), Some(other));
+                    let found = table.names().find(&name(b'a'));
+                    assert!(found.is_none_or(|found| found == old), "another's slot");
+                    assert_eq!(table.names().find(&key(b'a', b'c')), None, "torn");
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(1)
+    .reaching(&["hung", "done"])
+}
+
 /// A name with grants is recycled, by a creator that stops anywhere, and comes back in
 /// another slot.
 #[must_use]
@@ -384,7 +422,7 @@ pub fn name_comes_back(steps: u32) -> Model {
 
 /// Acquires and releases a name, and asks for it anew when its slot turns out to be
 /// renamed: once, for nobody else is about.
-fn use_name(table: &Table, user: &mut Actor, key: &Key) -> (u64, Resolved) {
+pub(super) fn use_name(table: &Table, user: &mut Actor, key: &Key) -> (u64, Resolved) {
     for _ in 0..2 {
         let handle = table.resolve(user, key).expect("room");
         if let Some(grant) = table.acquire(user, handle) {

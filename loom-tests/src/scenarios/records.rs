@@ -30,10 +30,8 @@ pub fn session_view() -> Model {
             record.open(&credentials(1));
             let (reader, marks) = (record.clone(), reached.clone());
             let all = [
-                act(move || {
-                    record.close();
-                    record.open(&credentials(2));
-                }),
+                // The first was killed, and closed nothing.
+                act(move || record.open(&credentials(2))),
                 act(move || match reader.view() {
                     Some(view) if view.active => {
                         let of = view.credentials.pid;

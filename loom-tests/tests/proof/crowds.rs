@@ -4,11 +4,12 @@
 //! A run that fails prints its schedule. `CASLOCK_SHUTTLE_SEED` and
 //! `CASLOCK_SHUTTLE_ITERATIONS` choose other runs and longer ones.
 
+use crate::{Part, parts};
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caslock_loom::check::say;
+use caslock_loom::report::{self, Row};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
@@ -18,9 +19,10 @@ use protocol::reclaim;
 use protocol::slot::Slot;
 use shuttle_world::{Actor, GaveUp, Sleep, World, mark, missing};
 
-#[allow(dead_code, reason = "the whole protocol comes along")]
-#[path = "../../src/protocol/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the whole protocol comes along")]
+#[path = "../../../src/protocol/mod.rs"]
 mod protocol;
+#[path = "shuttle_world/mod.rs"]
 mod shuttle_world;
 #[path = "shuttle_world/sync.rs"]
 mod sync;
@@ -44,7 +46,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 impl Crowd {
-    /// Runs it under both schedulers and prints a row for each.
+    /// Runs it under both schedulers and adds a row for each.
     fn prove(&self) {
         let seed = from_environment("CASLOCK_SHUTTLE_SEED").unwrap_or(SEED);
         let asked = from_environment("CASLOCK_SHUTTLE_ITERATIONS");
@@ -68,13 +70,12 @@ impl Crowd {
     }
 
     fn row(&self, scheduler: &str, seed: u64, iterations: usize) {
-        say(&format!(
-            "{:<58} | {} | {:<13} | {:>26} | violations 0, seed {seed:#x}",
-            format!("shuttle: {}", self.name),
-            self.actors,
-            scheduler,
-            iterations,
-        ));
+        report::add(Row::Crowd {
+            name: self.name.to_owned(),
+            actors: self.actors,
+            scheduler: format!("{scheduler}, seed {seed:#x}"),
+            runs: iterations,
+        });
     }
 }
 
@@ -327,7 +328,7 @@ fn watched(test: impl FnOnce()) {
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let watchdog = std::thread::spawn(move || {
         if wait.recv_timeout(LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            say("the randomised run does not end");
+            eprintln!("the randomised run does not end");
             std::process::abort();
         }
     });
@@ -336,19 +337,17 @@ fn watched(test: impl FnOnce()) {
     watchdog.join().expect("the watchdog only waits");
 }
 
-#[test]
 fn a_crowd_shares_a_slot_and_loses_no_wake() {
     let crowd = Crowd {
         name: "acquirers, triers and a leaver on futexes",
         actors: 8,
         iterations: 25_000,
-        must: &["slept", "tried", "gave up"],
+        must: &["slept", "tried", "gave up", "attended", "deferred"],
         run: futex_crowd,
     };
     watched(|| crowd.prove());
 }
 
-#[test]
 fn each_grant_ends_once_whoever_ends_it() {
     let crowd = Crowd {
         name: "kills, a hang, an operator, a sweep",
@@ -367,7 +366,6 @@ fn each_grant_ends_once_whoever_ends_it() {
     watched(|| crowd.prove());
 }
 
-#[test]
 fn a_name_is_one_lock_wherever_it_goes() {
     let crowd = Crowd {
         name: "names recycled, and their users killed",
@@ -379,22 +377,35 @@ fn a_name_is_one_lock_wherever_it_goes() {
     watched(|| crowd.prove());
 }
 
-#[test]
 fn runs_with_a_planted_bug_fail() {
     let bugs: [(_, fn(), _); 2] = [
-        ("nobody_wakes", nobody_wakes, "deadlock"),
-        ("the_living_are_swept", the_living_are_swept, "lost"),
+        ("Releasers that wake nobody.", nobody_wakes, "deadlock"),
+        (
+            "A sweep that takes the living for dead.",
+            the_living_are_swept,
+            "lost",
+        ),
     ];
     watched(|| {
-        for (bug, run, expected) in bugs {
-            let violation = violation(run).unwrap_or_else(|| panic!("{bug} is not caught"));
+        for (story, run, expected) in bugs {
+            let violation = violation(run).unwrap_or_else(|| panic!("not caught: {story}"));
             let line = violation.lines().next().unwrap_or_default();
-            assert!(line.contains(expected), "{bug}: caught by chance: {line}");
-            say(&format!("{bug:<24} caught by: shuttle: {line}"));
+            assert!(line.contains(expected), "{story} caught by chance: {line}");
+            report::add(Row::Planted {
+                number: None,
+                story: story.to_owned(),
+                caught_by: format!("a crowd: {line}"),
+            });
         }
-        say(&format!(
-            "shuttle: planted bugs {0}, caught {0}",
-            bugs.len()
-        ));
     });
+}
+
+/// What there is to run.
+pub fn parts() -> Vec<Part> {
+    parts![
+        a_crowd_shares_a_slot_and_loses_no_wake,
+        each_grant_ends_once_whoever_ends_it,
+        a_name_is_one_lock_wherever_it_goes,
+        runs_with_a_planted_bug_fail,
+    ]
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use shuttle::sync::mpsc::{Sender, channel};
 
+use super::any;
 use super::protocol::names::{Key, NameRecord, Names, NamingWords, Resolved};
 use super::protocol::slot::{Grant, Slot, Taken};
-use super::protocol::wait::{self, Verdict, Waiting, Wake};
-use super::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
+use super::protocol::wait::{self, Spin, Verdict, Waiting, Wake};
+use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, AtomicU64, Turn};
 
 /// Sessions a world has room for.
@@ -164,11 +165,11 @@ impl World {
     /// Sleeps while `wake` is `expected`. Comparing and lying down are one step, as they are
     /// under the kernel's bucket lock. There is no timeout: who is not woken sleeps for
     /// ever, which shuttle reports.
-    fn sleep(&self, wake: &AtomicU32, expected: u32) {
+    fn sleep(&self, wake: &AtomicU32, expected: u32) -> bool {
         self.turn.step();
         let (waker, woken) = channel();
         if wake.peek() != expected {
-            return;
+            return false;
         }
         let place = std::ptr::from_ref(wake).addr();
         lock(&self.sleepers)
@@ -177,6 +178,7 @@ impl World {
             .push_back(waker);
         mark("slept");
         woken.recv().expect("its sender was woken with it");
+        true
     }
 }
 
@@ -277,7 +279,7 @@ impl Actor {
     /// Takes the slot if it is vacant.
     pub fn try_acquire(&self) -> Option<Grant> {
         let seen = self.slot().owner();
-        if !seen.is_vacant() {
+        if !seen.is_open() && !seen.is_kept_by(self.identity()) {
             return None;
         }
         match self.slot().take(seen, self.identity(), false) {
@@ -286,9 +288,18 @@ impl Actor {
         }
     }
 
-    /// Releases the slot; false when the grant was lost.
+    /// Releases the slot, in front of those who wait or not; false when the grant was lost.
     pub fn release(&self, grant: &Grant) -> bool {
-        wait::release(self.slot(), grant, Vacancy::Released, self)
+        let courtesy = match any(3) {
+            0 => Vacancy::Offered,
+            1 => Vacancy::Kept(self.identity().pid()),
+            _ => return wait::release(self.slot(), grant, Vacancy::Released, self),
+        };
+        let leaves = |queue| match queue {
+            Queue::Idle => Vacancy::Released,
+            Queue::Asleep | Queue::Heir => courtesy,
+        };
+        wait::release_before_others(self.slot(), grant, leaves, self)
     }
 
     /// Takes the grant that the slot's holder has right now from it, as an operator does.
@@ -347,26 +358,49 @@ impl Actor {
 }
 
 impl Wake for Actor {
-    fn wake_one(&self, wake: &AtomicU32) {
+    fn wake_one(&self, wake: &AtomicU32) -> bool {
         if self.wakes_nobody {
-            return;
+            return true;
         }
         let place = std::ptr::from_ref(wake).addr();
         self.world.turn.step();
         let sleeper = lock(&self.world.sleepers)
             .get_mut(&place)
             .and_then(VecDeque::pop_front);
-        if let Some(sleeper) = sleeper {
+        sleeper.is_some_and(|sleeper| {
             sleeper.send(()).expect("a sleeper waits to be woken");
-        }
+            true
+        })
     }
 }
 
 impl Waiting for Actor {
     type Stop = GaveUp;
 
-    fn spin(&mut self) -> bool {
-        false
+    fn spin(&mut self, _held: OwnerWord) -> Spin {
+        match any(3) {
+            0 => Spin::Look,
+            1 => Spin::Stay,
+            _ => Spin::Sleep,
+        }
+    }
+
+    fn defer(&mut self, seen: OwnerWord) -> bool {
+        let defers = !seen.is_kept_by(self.identity()) && any(2) == 0;
+        if defers {
+            mark("deferred");
+            shuttle::thread::yield_now();
+        }
+        defers
+    }
+
+    fn attend(&mut self, _held: OwnerWord) -> bool {
+        let attends = any(2) == 0;
+        if attends {
+            mark("attended");
+            shuttle::thread::yield_now();
+        }
+        attends
     }
 
     fn judge(&mut self, held: OwnerWord) -> Result<Verdict, GaveUp> {
@@ -396,11 +430,14 @@ impl Waiting for Actor {
         Err(GaveUp::Renamed)
     }
 
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, _held: OwnerWord) {
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, _held: OwnerWord) -> bool {
+        self.patience = self.patience.map(|sleeps| sleeps.saturating_sub(1));
         match self.sleep {
             Sleep::Futex => self.world.sleep(wake, expected),
-            Sleep::Poll => shuttle::thread::yield_now(),
+            Sleep::Poll => {
+                shuttle::thread::yield_now();
+                true
+            }
         }
-        self.patience = self.patience.map(|sleeps| sleeps.saturating_sub(1));
     }
 }

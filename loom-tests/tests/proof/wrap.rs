@@ -1,51 +1,58 @@
 //! The generation's wrap, with two bits of generation.
 
+use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
     nested_crashes, onlooker, owner_stops, stale_look, stale_release, triers_across_epochs,
 };
 
-#[test]
 fn a_stale_release_fails_where_the_word_looks_the_same_again() {
     for token in 1..=4 {
         stale_release(token).prove();
     }
 }
 
-#[test]
 fn a_lost_grant_never_looks_current_again() {
     for token in 1..=2 {
         stale_look(token).prove();
     }
 }
 
-#[test]
 fn tokens_rise_across_epochs() {
     for start in 0..4 {
         triers_across_epochs(start, 2).bounded(3).prove();
     }
 }
 
-#[test]
 fn waiters_cross_epochs_like_anyone() {
     use tiny::{model::Sleep, scenarios::exclusion::two_acquirers};
     two_acquirers(2, Sleep::Futex).bounded(2).prove();
 }
 
-#[test]
 fn tokens_rise_though_a_grant_dies_unhelped() {
     for start in 0..4 {
         Model::prove_at_each_stop(|steps| owner_stops(start, steps).bounded(2));
     }
 }
 
-#[test]
 fn tokens_rise_through_any_two_crash_points_in_a_row() {
     nested_crashes().prove();
 }
 
-#[test]
 fn a_view_shows_the_token_of_its_own_grant() {
     onlooker().bounded(2).prove();
+}
+
+/// What there is to run.
+pub fn parts() -> Vec<Part> {
+    parts![
+        a_stale_release_fails_where_the_word_looks_the_same_again,
+        a_lost_grant_never_looks_current_again,
+        tokens_rise_across_epochs,
+        waiters_cross_epochs_like_anyone,
+        tokens_rise_though_a_grant_dies_unhelped,
+        tokens_rise_through_any_two_crash_points_in_a_row,
+        a_view_shows_the_token_of_its_own_grant,
+    ]
 }

@@ -15,11 +15,12 @@
 //! beat and its compare-and-swap are one step. A holder whose first beat after a lease of
 //! silence comes between the two is evicted, and learns of it like any other.
 
+use crate::Part;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use caslock_loom::check::say;
+use caslock_loom::report::{self, Row};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use protocol::names::{Key, NameRecord, Names, NamingWords};
@@ -27,10 +28,10 @@ use protocol::reclaim;
 use protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
 use protocol::slot::{Grant, Slot, Taken, Vacated};
 use protocol::wait::{self, Wake};
-use protocol::word::{Identity, Owner, OwnerWord, Vacancy};
+use protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 
-#[allow(dead_code, reason = "the whole protocol comes along")]
-#[path = "../../src/protocol/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the whole protocol comes along")]
+#[path = "../../../src/protocol/mod.rs"]
 mod protocol;
 
 /// The facade of `src/sync.rs`, by the same names, over cells that a model's state carries:
@@ -44,7 +45,7 @@ mod sync {
     use super::protocol::ordering::Site;
 
     /// As shipped.
-    pub const GENERATION_BITS: u32 = 29;
+    pub const GENERATION_BITS: u32 = 28;
     /// A word is enough for the one name.
     pub const NAME_WORDS: usize = 1;
     /// Nothing is noted.
@@ -253,7 +254,9 @@ fn sign_of((opened, beats): (u8, u8)) -> LifeSign {
 struct Nobody;
 
 impl Wake for Nobody {
-    fn wake_one(&self, _wake: &sync::AtomicU32) {}
+    fn wake_one(&self, _wake: &sync::AtomicU32) -> bool {
+        true
+    }
 }
 
 /// What a process is up to, as its peers cannot see it.
@@ -278,7 +281,7 @@ struct Seen {
 impl Seen {
     fn new(word: OwnerWord, life: (u8, u8)) -> Self {
         Self {
-            word: word.without_waiters().bits(),
+            word: word.grant_only().bits(),
             life,
             silent: 0,
             gap: 0,
@@ -483,6 +486,23 @@ enum Event {
     ForceRefused,
     Swept,
     Reset,
+}
+
+impl Bug {
+    const fn story(self) -> &'static str {
+        match self {
+            Self::OwnClock => "An observer that compares a peer's time stamp with its own clock.",
+            Self::NoSecondLook => "An eviction without a second look at the beat.",
+            Self::UncappedGap => "An observer that counts its own pause as the holder's silence.",
+            Self::WatchRestarted => "An observer that begins anew at each poll.",
+            Self::ReleaseWithoutGeneration => "A release that compares the owner, not the grant.",
+            Self::ForceWithoutToken => "A force-release of whoever holds by now.",
+            Self::PolicyIgnored => "An eviction in an OnDeath table.",
+            Self::RecordUnswept => "A session record that is reused with its slots unswept.",
+            Self::ResetForgetsTokens => "A reset that begins the tokens anew.",
+            Self::DeathUnnoticed => "A waiter that takes only what was released.",
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -708,8 +728,9 @@ impl Sessions {
         };
         if may_evict && !is_me && is_expired {
             waiter.judged = Some(word.bits());
-        } else if !word.has_waiters() {
-            assert!(state.slot(|slot| slot.announce(word)), "one step");
+        } else if word.queue() != Queue::Asleep {
+            let queued = state.slot(|slot| slot.queue_up(word, Queue::Asleep));
+            assert!(queued, "one step");
         }
     }
 
@@ -1134,14 +1155,48 @@ fn check(sessions: &Sessions) -> (usize, Vec<&'static str>) {
     violated.sort_unstable();
     for (name, path) in &found {
         if sessions.bug.is_none() {
-            say(&format!("{}: violated {name}:\n{path}", sessions.name));
+            println!("{}: violated {name}:\n{path}", sessions.name);
         }
     }
     (checker.unique_state_count(), violated)
 }
 
-#[test]
-fn no_pause_death_force_or_reset_breaks_a_lease() {
+/// Proves a model and adds its row.
+fn prove(sessions: &Sessions) {
+    let (states, violated) = check(sessions);
+    assert!(violated.is_empty(), "{}: {violated:?}", sessions.name);
+    let happened = sessions.happened.load(Ordering::Relaxed);
+    for &event in sessions.must {
+        let name = sessions.name;
+        assert!(happened & 1 << event as u32 != 0, "{name} is vacuous");
+    }
+    report::add(Row::Leases {
+        name: sessions.name.to_owned(),
+        processes: sessions.processes,
+        states,
+    });
+}
+
+/// Has the invariant `invariant` notice `bug`, and no other do it in its stead.
+fn catch(bug: Bug, sessions: Sessions, invariant: &str) {
+    let sessions = Sessions {
+        bug: Some(bug),
+        ..sessions
+    };
+    let (states, violated) = check(&sessions);
+    let caught = violated.iter().find(|name| name.starts_with(invariant));
+    let Some(caught) = caught else {
+        panic!("{bug:?} is not caught by {invariant}, only by {violated:?}");
+    };
+    report::add(Row::Planted {
+        number: None,
+        story: bug.story().to_owned(),
+        caught_by: format!("{}: {caught} ({states} states)", sessions.name),
+    });
+}
+
+/// What there is to run.
+pub fn parts() -> Vec<Part> {
     let models = [
         anyone_pauses_or_dies(),
         evicted_and_back(),
@@ -1152,32 +1207,8 @@ fn no_pause_death_force_or_reset_breaks_a_lease() {
         operator_and_reboots(Policy::OnExpiry),
         operator_and_reboots(Policy::OnDeath),
     ];
-    let mut total = 0;
-    for sessions in &models {
-        let (states, violated) = check(sessions);
-        total += states;
-        say(&format!(
-            "{:<58} | {} | {:<13} | {states:>19} states | violations {}",
-            format!("stateright: {}", sessions.name),
-            sessions.processes,
-            format!("{} grants", sessions.budget.grants),
-            violated.len(),
-        ));
-        assert!(violated.is_empty(), "{}: {violated:?}", sessions.name);
-        let happened = sessions.happened.load(Ordering::Relaxed);
-        for &event in sessions.must {
-            let name = sessions.name;
-            assert!(happened & 1 << event as u32 != 0, "{name} is vacuous");
-        }
-    }
-    say(&format!(
-        "stateright: models {}, states {total}, violations 0",
-        models.len()
-    ));
-}
-
-#[test]
-fn each_planted_bug_breaks_a_lease() {
+    let restarts = || operator_and_reboots(Policy::OnDeath);
+    let reboots = || operator_and_reboots(Policy::OnExpiry);
     let bugs = [
         (Bug::OwnClock, all_pause_together(), "S2"),
         (Bug::UncappedGap, all_pause_together(), "S2"),
@@ -1186,38 +1217,17 @@ fn each_planted_bug_breaks_a_lease() {
         (Bug::ReleaseWithoutGeneration, evicted_and_back(), "S3"),
         (Bug::PolicyIgnored, nobody_alive_is_robbed(), "S2"),
         (Bug::DeathUnnoticed, nobody_alive_is_robbed(), "S5"),
-        (
-            Bug::ForceWithoutToken,
-            operator_and_reboots(Policy::OnDeath),
-            "S2",
-        ),
-        (
-            Bug::RecordUnswept,
-            operator_and_reboots(Policy::OnDeath),
-            "S5",
-        ),
-        (
-            Bug::ResetForgetsTokens,
-            operator_and_reboots(Policy::OnExpiry),
-            "S1",
-        ),
+        (Bug::ForceWithoutToken, restarts(), "S2"),
+        (Bug::RecordUnswept, restarts(), "S5"),
+        (Bug::ResetForgetsTokens, reboots(), "S1"),
     ];
-    let count = bugs.len();
-    for (bug, sessions, invariant) in bugs {
-        let sessions = Sessions {
-            bug: Some(bug),
-            ..sessions
-        };
-        let (states, violated) = check(&sessions);
-        let caught = violated.iter().find(|name| name.starts_with(invariant));
-        let Some(caught) = caught else {
-            panic!("{bug:?} is not caught by {invariant}, only by {violated:?}");
-        };
-        say(&format!(
-            "{:<24} caught by: stateright: {}: {caught} ({states} states)",
-            format!("{bug:?}"),
-            sessions.name,
-        ));
-    }
-    say(&format!("stateright: planted bugs {count}, caught {count}"));
+    let proofs = models.into_iter().map(|sessions| {
+        let name = format!("leases hold: {}", sessions.name);
+        Part::new(name, move || prove(&sessions))
+    });
+    let caught = bugs.into_iter().map(|(bug, sessions, invariant)| {
+        let name = format!("leases notice: {bug:?}");
+        Part::new(name, move || catch(bug, sessions, invariant))
+    });
+    proofs.chain(caught).collect()
 }

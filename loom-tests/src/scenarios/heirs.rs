@@ -1,0 +1,253 @@
+//! The heir: who is awake, and stands for those who sleep. Sleeps have no timeout here, so
+//! whoever relies on an heir that does not do its part is a deadlock.
+
+use std::sync::Arc;
+
+use super::super::model::{Actor, Manners, World, act, finish};
+use super::super::protocol::reclaim::sweep;
+use super::super::protocol::slot::Grant;
+use super::super::protocol::word::{Owner, Queue, Vacancy};
+use crate::check::{Model, Reached};
+
+const NOBODY_UNHEARD: &str = "nobody sleeps unheard, whatever becomes of the heir";
+
+/// The first grant of a fresh table, made before the others run.
+fn held(world: &Arc<World>) -> (Actor, Grant) {
+    let holder = Actor::new(world, 0);
+    let grant = holder.try_acquire().expect("a fresh slot is free");
+    (holder, grant)
+}
+
+/// Waits until it has had the lock, or gives up.
+fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
+    let reached = reached.clone();
+    move || {
+        let Some(grant) = actor.use_lock() else {
+            return reached.mark("left");
+        };
+        match grant.from().owner() {
+            Owner::Vacant(Vacancy::Kept(_)) => reached.mark("took what was kept"),
+            Owner::Vacant(Vacancy::Offered) => reached.mark("took what was offered"),
+            _ => {}
+        }
+        reached.mark(match (actor.slept(), grant.from().queue()) {
+            (true, Queue::Heir) => "slept, and came as the heir",
+            (true, _) => "slept",
+            (false, Queue::Heir) => "stayed awake, and came beside an heir",
+            (false, _) => "did not wait long",
+        });
+    }
+}
+
+/// What a holder that barges in leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Courtesy {
+    /// The slot kept for itself, and it does not come back.
+    KeptInVain,
+    /// The slot offered to the heir.
+    Offered,
+}
+
+/// A holder that barges in before those who wait, with `waiters` of them.
+#[must_use]
+pub fn barging_holder(courtesy: Courtesy, waiters: u32, manners: Manners) -> Model {
+    let model = Model::new(
+        format!(
+            "a holder that barges in ({courtesy:?}), {waiters} waiting, {}",
+            named(manners)
+        ),
+        NOBODY_UNHEARD,
+        1 + waiters,
+        move |reached| {
+            let world = World::new(1, 1 + waiters as usize);
+            let (holder, grant) = held(&world);
+            let marks = reached.clone();
+            let mut all = vec![act(move || {
+                world_enter(&holder, &grant);
+                assert!(holder.release(&grant), "nobody revokes it");
+                barge(&holder, courtesy, &marks);
+            })];
+            all.extend((1..=waiters).map(|session| {
+                let waiter = Actor::new(&world, session).with(manners);
+                act(waits(waiter, reached))
+            }));
+            finish(all);
+        },
+    )
+    .reaching(&["barged in", "slept, and came as the heir"]);
+    match waiters {
+        1 => model,
+        _ => model.bounded(2),
+    }
+}
+
+fn world_enter(holder: &Actor, grant: &Grant) {
+    holder.world().section.enter(grant.token());
+}
+
+fn barge(holder: &Actor, courtesy: Courtesy, reached: &Reached) {
+    let Some(grant) = holder.try_acquire() else {
+        return;
+    };
+    world_enter(holder, &grant);
+    if grant.word().queue() == Queue::Heir {
+        reached.mark("barged in");
+    }
+    let leaves = match courtesy {
+        Courtesy::Offered => Vacancy::Offered,
+        Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
+    };
+    assert!(holder.release_before_others(&grant, leaves));
+}
+
+fn named(manners: Manners) -> String {
+    let Manners {
+        stays,
+        attends,
+        defers,
+    } = manners;
+    let stays = if stays { "staying awake, " } else { "" };
+    format!("{stays}{attends} looks as heir, {defers} deferrals")
+}
+
+/// What becomes of an heir that has appointed itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heir {
+    /// It waits for as long as it takes.
+    Stays,
+    /// It gives up while it is awake.
+    LeavesAwake,
+}
+
+/// A holder, a waiter that appoints itself the heir, and `newcomers` who may rely on it.
+#[must_use]
+pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
+    let model = Model::new(
+        format!("an heir of its own making ({heir:?}), {attends} looks, {newcomers} behind it"),
+        NOBODY_UNHEARD,
+        2 + newcomers,
+        move |reached| {
+            let world = World::new(1, 2 + newcomers as usize);
+            let (holder, grant) = held(&world);
+            let first = Actor::new(&world, 1).with(Manners {
+                stays: true,
+                attends,
+                defers: 0,
+            });
+            let first = match heir {
+                Heir::Stays => first,
+                Heir::LeavesAwake => first.giving_up_after(0),
+            };
+            let mut all = vec![
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(holder.release(&grant), "nobody revokes it");
+                }),
+                act(waits(first, reached)),
+            ];
+            all.extend(
+                (0..newcomers)
+                    .map(|newcomer| act(waits(Actor::new(&world, 2 + newcomer), reached))),
+            );
+            finish(all);
+        },
+    )
+    .reaching(match (heir, newcomers) {
+        (Heir::Stays, 0) => &["slept, and came as the heir"],
+        (Heir::Stays, _) => &["slept", "slept, and came as the heir"],
+        (_, 0) => &["left"],
+        (_, _) => &["left", "slept, and came as the heir"],
+    });
+    match newcomers {
+        0 => model,
+        _ => model.bounded(2),
+    }
+}
+
+/// A release whose wake finds nobody, for who announced itself did not come to sleep, and
+/// `newcomers` that may rely on the heir that was appointed by it.
+#[must_use]
+pub fn nobody_comes(newcomers: u32) -> Model {
+    let model = Model::new(
+        format!("a wake that finds nobody, {newcomers} newcomers"),
+        "an heir that was appointed and is not there costs nobody its wake",
+        1 + newcomers,
+        move |reached| {
+            let world = World::new(1, 1 + newcomers as usize);
+            let (holder, grant) = held(&world);
+            let slot = world.slot();
+            // By one that was interrupted, and is gone.
+            assert!(slot.queue_up(slot.owner(), Queue::Asleep));
+            let mut all = vec![act(move || {
+                world_enter(&holder, &grant);
+                assert!(holder.release(&grant), "nobody revokes it");
+            })];
+            all.extend(
+                (1..=newcomers).map(|newcomer| act(waits(Actor::new(&world, newcomer), reached))),
+            );
+            finish(all);
+        },
+    )
+    .reaching(&["stayed awake, and came beside an heir"]);
+    match newcomers {
+        1 => model,
+        _ => model.bounded(2),
+    }
+}
+
+/// Who ends the grant that an heir attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// An operator, by force.
+    Force,
+    /// A sweep behind the dead session.
+    Sweep,
+}
+
+/// A grant that is not released but revoked, an heir that attends it, a newcomer.
+#[must_use]
+pub fn revoked_under_an_heir(by: By) -> Model {
+    Model::new(
+        format!("a grant revoked under an heir ({by:?}), a newcomer"),
+        NOBODY_UNHEARD,
+        3,
+        move |reached| {
+            let world = World::new(1, 4);
+            let (holder, grant) = held(&world);
+            world_enter(&holder, &grant);
+            world.die(0);
+            drop(holder);
+            let heir = Actor::new(&world, 1).with(Manners {
+                stays: true,
+                attends: 1,
+                defers: 0,
+            });
+            let newcomer = Actor::new(&world, 2);
+            let ends = Actor::new(&world, 3);
+            let all = [
+                act(waits(heir, reached)),
+                act(waits(newcomer, reached)),
+                act(move || revoke(&ends, by)),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(2)
+    .reaching(&["slept, and came as the heir", "slept"])
+}
+
+fn revoke(actor: &Actor, by: By) {
+    let world = actor.world();
+    match by {
+        // A waiter may announce itself meanwhile: look again.
+        By::Force => {
+            // The dead holder's section is seen by looking at its death.
+            assert!(world.is_dead(0));
+            while !actor.vacate(world.slot().owner(), Vacancy::Forced(100)) {}
+        }
+        By::Sweep => {
+            assert!(world.is_dead(0));
+            assert_eq!(sweep(&world.slots, |session| session == 0, actor), 1);
+        }
+    }
+}

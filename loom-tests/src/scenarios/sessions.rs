@@ -1,0 +1,271 @@
+//! Attaching, detaching and what is left in between: the byte, the sweep, the record.
+//!
+//! What order they come in is not the protocol's part but its caller's: here it stands in
+//! the models, with the bugs. A session detaches in the order sweep, close, byte; it
+//! attaches in the order byte, sweep if the record is active, close, open.
+
+use std::sync::Arc;
+
+use super::super::model::{Actor, Judge, Sleep, World, act, finish};
+use super::super::protocol::reclaim::sweep;
+use super::super::protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
+use super::super::protocol::slot::Grant;
+use super::super::protocol::word::{Owner, Vacancy};
+use crate::check::Model;
+use crate::stop;
+
+/// The one record for which sessions come and go.
+const RECORD: u32 = 0;
+
+/// An heir of another session.
+const HEIR: u32 = 1;
+
+/// The order in which a dead session's slots and its record are dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The slots first.
+    SweptFirst,
+    /// The record first, which then says that there is nothing to sweep.
+    ClosedFirst,
+}
+
+/// A table with session records.
+#[derive(Debug)]
+struct Table {
+    world: Arc<World>,
+    record: SessionRecord,
+}
+
+fn credentials(pid: u32) -> Credentials {
+    let word = u64::from(pid);
+    Credentials {
+        pid,
+        shares_witness: false,
+        pid_namespace: word,
+        now_ms: word,
+        command: [word, word],
+    }
+}
+
+impl Table {
+    /// A table whose one session has died owning its slot.
+    fn left_by_the_dead() -> Arc<Self> {
+        let table = Self {
+            world: World::new(1, 2),
+            record: SessionRecord::new(),
+        };
+        table.record.open(&credentials(100));
+        let mortal = Actor::new(&table.world, RECORD);
+        let grant = mortal.try_acquire().expect("a fresh slot is free");
+        table.world.section.enter(grant.token());
+        table.world.die(RECORD);
+        Arc::new(table)
+    }
+
+    /// Attaches as `pid`; false if somebody else has the byte.
+    fn attach(&self, pid: u32, order: Order) -> bool {
+        if !self.world.try_revive(RECORD) {
+            return false;
+        }
+        let waker = Actor::new(&self.world, RECORD);
+        let sweep = || {
+            let _ = sweep(&self.world.slots, |session| session == RECORD, &waker);
+        };
+        let active = self.record.is_active();
+        match (active, order) {
+            (false, _) => {}
+            (true, Order::SweptFirst) => {
+                sweep();
+                self.record.close();
+            }
+            (true, Order::ClosedFirst) => {
+                self.record.close();
+                sweep();
+            }
+        }
+        let owner = self.world.slot().owner().owner();
+        assert!(
+            !matches!(owner, Owner::Held(holder) if holder.session() == RECORD),
+            "a session begins with a slot of its predecessor"
+        );
+        self.record.open(&credentials(pid));
+        true
+    }
+
+    /// Uses the slot in the name of the session `pid`; `None` if it is held.
+    fn use_slot(&self, pid: u32) -> Option<Grant> {
+        let actor = Actor::new(&self.world, RECORD).as_process(pid);
+        let grant = actor.try_acquire()?;
+        self.world.section.enter(grant.token());
+        assert!(
+            actor.release(&grant),
+            "a grant was lost that nobody revoked"
+        );
+        Some(grant)
+    }
+
+    /// Detaches: no slot names the session any more.
+    fn detach(&self) {
+        self.record.close();
+        self.world.die(RECORD);
+    }
+}
+
+/// A session that attaches, uses its slot and detaches, and is killed anywhere; the next
+/// in the same record; an heir.
+#[must_use]
+pub fn session_killed(order: Order, steps: u32) -> Model {
+    Model::new(
+        "a session killed anywhere, the record's next, an heir",
+        "no session begins with a slot of its predecessor, and none loses one by a sweep",
+        2,
+        move |reached| {
+            let table = Table::left_by_the_dead();
+            let mut heir = Actor::new(&table.world, HEIR)
+                .judging(Judge::TheDead)
+                .sleeping(Sleep::Poll);
+            let (one, two) = (reached.clone(), reached.clone());
+            let sessions = table.clone();
+            let all = [
+                act(move || {
+                    let first = stop::after(steps, || {
+                        assert!(sessions.attach(101, order), "the byte is free");
+                        let _ = sessions.use_slot(101);
+                        sessions.record.close();
+                    });
+                    one.mark(if first.is_none() {
+                        "killed"
+                    } else {
+                        "detached"
+                    });
+                    sessions.world.die(RECORD);
+                    assert!(sessions.attach(102, order), "the byte is free");
+                    let _ = sessions.use_slot(102);
+                    sessions.detach();
+                }),
+                act(move || {
+                    let grant = heir.use_lock().expect("a patient heir");
+                    two.mark(match grant.from().owner() {
+                        Owner::Held(holder) if holder.pid() == 100 => "from the first",
+                        Owner::Held(holder) if holder.pid() == 101 => "from the second",
+                        Owner::Vacant(Vacancy::Died(100 | 101)) => "found swept",
+                        Owner::Vacant(Vacancy::Released) => "found released",
+                        other => panic!("no rule leads from {other:?} to a grant here"),
+                    });
+                }),
+            ];
+            finish(all);
+            assert!(!table.record.is_active());
+            assert!(matches!(
+                table.world.slot().owner().owner(),
+                Owner::Vacant(_)
+            ));
+        },
+    )
+    .bounded(2)
+    .reaching(&[
+        "killed",
+        "detached",
+        "from the first",
+        "from the second",
+        "found swept",
+        "found released",
+    ])
+}
+
+/// Two sessions that want the one record.
+#[must_use]
+pub fn two_attach() -> Model {
+    Model::new(
+        "two sessions attach to a dead one's record",
+        "the kernel's byte lets one in at a time, and the second only after the first",
+        2,
+        |reached| {
+            let table = Table::left_by_the_dead();
+            let all: Vec<_> = [101, 102]
+                .map(|pid| {
+                    let (table, marks) = (table.clone(), reached.clone());
+                    act(move || {
+                        if !table.attach(pid, Order::SweptFirst) {
+                            marks.mark("refused");
+                            return;
+                        }
+                        let view = table.record.view().expect("it is mine");
+                        assert!(view.active && view.credentials == credentials(pid));
+                        let grant = table.use_slot(pid).expect("nobody else is attached");
+                        if grant.token() == 3 {
+                            marks.mark("one after the other");
+                        }
+                        table.detach();
+                    })
+                })
+                .into();
+            finish(all);
+            assert!(!table.record.is_active());
+        },
+    )
+    .reaching(&["refused", "one after the other"])
+}
+
+/// Whether an evictor looks at the beat once more, right before its CAS. That, too, is its
+/// caller's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondLook {
+    /// It does.
+    Taken,
+    /// It does not.
+    LeftOut,
+}
+
+/// A holder that beats again after a lease of silence, and an evictor that has decided.
+#[must_use]
+pub fn beat_and_evict(second_look: SecondLook) -> Model {
+    const LEASE_NS: u64 = 10;
+    Model::new(
+        "a holder that beats again, an evictor that has decided",
+        "nobody is evicted whose beat the evictor can have seen before its CAS",
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let holder = Actor::new(&world, RECORD);
+            let _ = holder.try_acquire().expect("a fresh slot is free");
+            let record = Arc::new(SessionRecord::new());
+            record.open(&credentials(100));
+            // Silent for a lease, by the evictor's own polls.
+            let seen = world.slot().owner();
+            let mut watch = Watch::new(seen, record.life_sign(), 0);
+            let silent = watch.look(seen, record.life_sign(), LEASE_NS, LEASE_NS);
+            assert_eq!(silent, LEASE_NS);
+            let evictor = Actor::new(&world, HEIR);
+            let (beating, marks) = (record.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    beating.beat(1);
+                    // Any other word: whoever sees it changed knows of the beat.
+                    holder.world().die(HEIR);
+                }),
+                act(move || {
+                    let knows = evictor.world().is_dead(HEIR);
+                    let life = look(&record, second_look, &watch);
+                    if life != watch.life() {
+                        marks.mark("spared");
+                        return;
+                    }
+                    if evictor.take(seen).is_some() {
+                        marks.mark("evicted");
+                        assert!(!knows, "evicted in spite of a beat that it knew of");
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["spared", "evicted"])
+}
+
+fn look(record: &SessionRecord, second_look: SecondLook, watch: &Watch) -> LifeSign {
+    match second_look {
+        SecondLook::Taken => record.life_sign(),
+        SecondLook::LeftOut => watch.life(),
+    }
+}

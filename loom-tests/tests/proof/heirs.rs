@@ -1,0 +1,63 @@
+//! Nobody sleeps unheard: the heir takes, retires, leaves, is of its own making, is not there.
+
+use caslock_loom::wide::model::Manners;
+use caslock_loom::wide::scenarios::heirs::{
+    By, Courtesy, Heir, barging_holder, nobody_comes, revoked_under_an_heir, self_appointed,
+};
+
+use crate::Part;
+
+const RETIRES: Manners = Manners {
+    stays: false,
+    attends: 0,
+    defers: 0,
+};
+
+const ATTENDS: Manners = Manners {
+    stays: false,
+    attends: 1,
+    defers: 1,
+};
+
+/// A part for each model: some take long, and run beside each other.
+macro_rules! one_by_one {
+    ($($name:literal: $model:expr;)*) => {
+        vec![$(Part::new($name, || $model.prove())),*]
+    };
+}
+
+/// What there is to run.
+pub fn parts() -> Vec<Part> {
+    one_by_one! {
+        "an_heir_retires_while_the_slot_is_kept_in_vain":
+            barging_holder(Courtesy::KeptInVain, 1, RETIRES);
+        "an_heir_retires_and_is_offered_the_slot":
+            barging_holder(Courtesy::Offered, 1, RETIRES);
+        "an_heir_attends_while_the_slot_is_kept_in_vain":
+            barging_holder(Courtesy::KeptInVain, 1, ATTENDS);
+        "an_heir_attends_and_is_offered_the_slot":
+            barging_holder(Courtesy::Offered, 1, ATTENDS);
+        "an_heir_of_its_own_making_is_woken_when_it_retires":
+            self_appointed(Heir::Stays, 1, 0);
+        "an_heir_of_its_own_making_is_woken_when_it_retires_at_once":
+            self_appointed(Heir::Stays, 0, 0);
+        "an_heir_of_its_own_making_may_leave_awake":
+            self_appointed(Heir::LeavesAwake, 1, 0);
+        "an_heir_of_its_own_making_stands_for_a_newcomer":
+            self_appointed(Heir::Stays, 1, 1);
+        "an_heir_of_its_own_making_retires_before_a_newcomer":
+            self_appointed(Heir::Stays, 0, 1);
+        "an_heir_that_attends_and_leaves_leaves_nobody_asleep":
+            self_appointed(Heir::LeavesAwake, 1, 1);
+        "an_heir_that_leaves_at_once_leaves_nobody_asleep":
+            self_appointed(Heir::LeavesAwake, 0, 1);
+        "an_heir_that_is_not_there_is_not_waited_for":
+            nobody_comes(1);
+        "an_heir_that_is_not_there_is_not_relied_on":
+            nobody_comes(2);
+        "a_force_release_under_an_heir_is_noticed":
+            revoked_under_an_heir(By::Force);
+        "a_sweep_under_an_heir_is_noticed":
+            revoked_under_an_heir(By::Sweep);
+    }
+}

@@ -1,0 +1,104 @@
+//! The whole proof in one run, which ends in one table: models, orderings weakened one by
+//! one, planted bugs, sessions and leases, randomised runs.
+//!
+//! It takes the usual arguments of a test binary, a filter among them; only a run of all
+//! its parts is a proof, and says so.
+
+// The protocol is compiled once for each world that it runs in: that is the idea.
+#![allow(clippy::duplicate_mod)]
+
+use std::process::ExitCode;
+
+use caslock_loom::report::{self, Extent};
+use libtest_mimic::{Arguments, Trial};
+
+mod certificate;
+mod crowds;
+mod exclusion;
+mod heirs;
+mod leases;
+mod names;
+mod planted;
+mod reclaim;
+mod records;
+mod revoke;
+mod sessions;
+mod stops;
+mod waiting;
+mod weakened;
+mod wrap;
+
+/// One part of the proof: it panics if it fails.
+pub struct Part {
+    name: String,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Part {
+    /// A part by its name.
+    pub fn new(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+}
+
+/// Parts from functions, by the functions' own names.
+macro_rules! parts {
+    ($($part:ident),* $(,)?) => {
+        vec![$(Part::new(stringify!($part), $part)),*]
+    };
+}
+pub(crate) use parts;
+
+/// All parts, in the table's order.
+fn all() -> Vec<Part> {
+    [
+        exclusion::parts(),
+        waiting::parts(),
+        heirs::parts(),
+        certificate::parts(),
+        reclaim::parts(),
+        revoke::parts(),
+        stops::parts(),
+        sessions::parts(),
+        wrap::parts(),
+        names::parts(),
+        records::parts(),
+        weakened::parts(),
+        planted::parts(),
+        leases::parts(),
+        crowds::parts(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> = all()
+        .into_iter()
+        .enumerate()
+        .map(|(number, part)| {
+            Trial::test(part.name, move || {
+                report::begin(number);
+                (part.run)();
+                Ok(())
+            })
+        })
+        .collect();
+    let parts = trials.len();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        let failed = usize::try_from(conclusion.num_failed).unwrap_or(parts);
+        let passed = usize::try_from(conclusion.num_passed).unwrap_or(0);
+        report::print(Extent {
+            parts,
+            run: passed + failed,
+            failed,
+        });
+    }
+    conclusion.exit_code()
+}

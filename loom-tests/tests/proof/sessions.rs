@@ -1,0 +1,37 @@
+//! Sessions that attach, detach, die in between, beat, and come back after a reboot.
+
+use caslock_loom::check::Model;
+use caslock_loom::tiny;
+use caslock_loom::wide::scenarios::reset::reset_broken_off;
+use caslock_loom::wide::scenarios::sessions::{
+    Order, SecondLook, beat_and_evict, session_killed, two_attach,
+};
+
+use crate::{Part, parts};
+
+fn a_session_may_be_killed_at_any_step() {
+    Model::prove_at_each_stop(|steps| session_killed(Order::SweptFirst, steps));
+}
+
+fn two_sessions_never_share_a_record() {
+    two_attach().prove();
+}
+
+fn a_beat_that_can_be_known_of_prevents_an_eviction() {
+    beat_and_evict(SecondLook::Taken).prove();
+}
+
+fn a_reset_may_be_broken_off_at_any_step() {
+    Model::prove_at_each_stop(reset_broken_off);
+    Model::prove_at_each_stop(tiny::scenarios::reset::reset_broken_off);
+}
+
+/// What there is to run.
+pub fn parts() -> Vec<Part> {
+    parts![
+        a_session_may_be_killed_at_any_step,
+        two_sessions_never_share_a_record,
+        a_beat_that_can_be_known_of_prevents_an_eviction,
+        a_reset_may_be_broken_off_at_any_step,
+    ]
+}
