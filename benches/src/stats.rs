@@ -27,6 +27,13 @@ impl Sample {
         self.0[((last as f64 * share).round() as usize).min(last)]
     }
 
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a sample is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The one in the middle.
     #[must_use]
     pub fn median(&self) -> f64 {

@@ -1,0 +1,142 @@
+//! From a release to the return of a waiter that was asleep.
+//!
+//! Two processes: one holds the lock until the other must be asleep on it, notes the time and
+//! releases; the other notes the time of its grant. Both read the same monotonic clock.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::crew::{Crew, Phase, Worker};
+use crate::peers::{Name, Peer, Visitor};
+use crate::rows::Row;
+use crate::stats::Sample;
+use crate::{Failure, memory_dir};
+
+/// The workload's name, for a worker and in the CSV.
+pub const WORKLOAD: &str = "handover";
+
+/// The locks whose waiters sleep.
+pub const PEERS: [Name; 8] = [
+    Name::Caslock,
+    Name::Pthread,
+    Name::Robust,
+    Name::Semaphore,
+    Name::Sysv,
+    Name::Flock,
+    Name::Ofd,
+    Name::Named,
+];
+
+/// Longer than any of the locks spins before it sleeps.
+const SETTLE: Duration = Duration::from_millis(2);
+/// Handovers in a turn.
+const TURN: u64 = 20;
+
+/// Measures so many turns of each lock.
+///
+/// # Errors
+/// What a peer or the kernel answers.
+pub fn measure(turns: u32) -> Result<Vec<Row>, Failure> {
+    let mut taken = PEERS.map(|_| Vec::new());
+    for round in 0..turns as usize {
+        for turn in 0..PEERS.len() {
+            let index = (round + turn) % PEERS.len();
+            let dir = memory_dir()?;
+            let peer = PEERS[index];
+            taken[index].extend(peer.dispatch(Turn {
+                peer,
+                dir: dir.path(),
+            })?);
+        }
+    }
+    let rows = PEERS.iter().zip(taken);
+    Ok(rows
+        .map(|(peer, taken)| {
+            let sample = Sample::new(taken);
+            Row::new(WORKLOAD, peer.key(), "handover", "us", &sample).processes(2)
+        })
+        .collect())
+}
+
+struct Turn<'a> {
+    peer: Name,
+    dir: &'a Path,
+}
+
+impl Visitor for Turn<'_> {
+    type Output = Result<Vec<f64>, Failure>;
+
+    fn visit<P: Peer>(self) -> Self::Output {
+        let _made = P::create(self.dir)?;
+        let arguments = [self.peer.key().to_string()];
+        let mut crew = Crew::start(self.dir, 2, WORKLOAD, &arguments)?;
+        crew.begin(Phase::Measure);
+        let reports = crew.finish()?;
+        let waits = reports[1].lines().map(|line| Ok(line.parse()?));
+        waits.collect()
+    }
+}
+
+/// A worker's side: the first releases, the second waits.
+///
+/// # Errors
+/// What a peer answers.
+pub fn work(worker: &Worker) -> Result<(), Failure> {
+    let key: String = worker.argument(0)?;
+    let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
+    peer.dispatch(Work { worker })
+}
+
+struct Work<'a> {
+    worker: &'a Worker,
+}
+
+impl Visitor for Work<'_> {
+    type Output = Result<(), Failure>;
+
+    fn visit<P: Peer>(self) -> Self::Output {
+        let worker = self.worker;
+        let peer = P::open(&worker.dir)?;
+        let [held, wanted, released_at, done] = [0, 1, 2, 3].map(|word| worker.control.mail(word));
+        worker.control.ready();
+        let mut report = String::new();
+        for turn in 1..=TURN {
+            if worker.index == 0 {
+                let guard = peer.take();
+                held.store(turn, Ordering::Release);
+                until(wanted, turn);
+                thread::sleep(SETTLE);
+                released_at.store(now_ns(), Ordering::Release);
+                drop(guard);
+                until(done, turn);
+            } else {
+                until(held, turn);
+                wanted.store(turn, Ordering::Release);
+                let guard = peer.take();
+                let granted = now_ns();
+                drop(guard);
+                let waited = granted.saturating_sub(released_at.load(Ordering::Acquire));
+                writeln!(report, "{}", waited as f64 / 1e3)?;
+                done.store(turn, Ordering::Release);
+            }
+        }
+        worker.report(&report)
+    }
+}
+
+/// Sleeps until the word says so.
+fn until(word: &AtomicU64, turn: u64) {
+    while word.load(Ordering::Acquire) < turn {
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

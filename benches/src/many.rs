@@ -1,0 +1,218 @@
+//! Many locks: several processes draw from ten thousand names, all alike or by Zipf's law.
+//!
+//! Beside caslock stands an array of bare words, each on a cache line of its own, drawn from
+//! in the same way and found through a handle as large as a lock's: what it pays over a single
+//! bare word is cache misses, which any lock must pay. A word that is taken is looked at again with a backoff, since by Zipf's law one
+//! draw in ten is the first name.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use caslock::{Lock, LockTable};
+use crossbeam_utils::Backoff;
+
+use crate::crew::{Crew, Phase, Worker};
+use crate::peers::{Name, Page};
+use crate::rows::Row;
+use crate::stats::{Sample, as_nanoseconds};
+use crate::{Failure, memory_dir};
+
+/// The workload's name, for a worker and in the CSV.
+pub const WORKLOAD: &str = "many";
+
+const PROCESSES: u32 = 8;
+const NAMES: usize = 10_000;
+const DRAWS: usize = 1 << 16;
+const SLOTS: u32 = 16_384;
+/// Words to a cache line.
+const LINE: usize = 8;
+
+/// How names are drawn.
+pub const CASES: [&str; 2] = ["uniform", "zipf"];
+const PEERS: [Name; 2] = [Name::Caslock, Name::BareCas];
+
+/// Measures nanoseconds a pair: of processor time, so that the number of cores cancels out.
+///
+/// # Errors
+/// What caslock or the kernel answers.
+pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
+    let cores = thread::available_parallelism()?
+        .get()
+        .min(PROCESSES as usize) as f64;
+    let mut rows = Vec::new();
+    for case in CASES {
+        let mut taken = PEERS.map(|_| Vec::new());
+        for round in 0..rounds as usize {
+            for turn in 0..PEERS.len() {
+                let index = (round + turn) % PEERS.len();
+                let (took, pairs) = measure_once(PEERS[index], case, run)?;
+                taken[index].push(as_nanoseconds(took) * cores / pairs as f64);
+            }
+        }
+        for (peer, taken) in PEERS.iter().zip(taken) {
+            let sample = Sample::new(taken);
+            rows.push(
+                Row::new(WORKLOAD, peer.key(), "pair", "ns", &sample)
+                    .case(case)
+                    .processes(PROCESSES)
+                    .size(NAMES as u64),
+            );
+        }
+    }
+    Ok(rows)
+}
+
+fn measure_once(peer: Name, case: &str, run: Duration) -> Result<(Duration, u64), Failure> {
+    let dir = memory_dir()?;
+    // Made before the workers come, who would all be naming at once.
+    let _made = Many::open(peer, dir.path())?;
+    let arguments = [peer.key().to_string(), case.to_string()];
+    let mut crew = Crew::start(dir.path(), PROCESSES, WORKLOAD, &arguments)?;
+    crew.begin(Phase::WarmUp);
+    thread::sleep(run / 5);
+    let begun = crew.begin(Phase::Measure);
+    thread::sleep(run);
+    let took = crew.begin(Phase::Stop) - begun;
+    let mut pairs = 0;
+    for report in crew.finish()? {
+        pairs += report.parse::<u64>()?;
+    }
+    Ok((took, pairs))
+}
+
+enum Many {
+    Locks(Vec<Lock>),
+    Words(Page, Vec<Handle>),
+}
+
+/// Which word, in as many bytes as a lock's handle: its cache line is one to be paid for, too.
+#[repr(C)]
+struct Handle {
+    word: usize,
+    _rest: [u8; size_of::<Lock>() - size_of::<usize>()],
+}
+
+impl Handle {
+    fn new(name: usize) -> Self {
+        Self {
+            word: name * LINE,
+            _rest: [0; size_of::<Lock>() - size_of::<usize>()],
+        }
+    }
+}
+
+impl Many {
+    fn open(peer: Name, dir: &Path) -> Result<Self, Failure> {
+        if peer != Name::Caslock {
+            let words = Page::open(&dir.join("words"), NAMES * LINE)?;
+            return Ok(Self::Words(words, (0..NAMES).map(Handle::new).collect()));
+        }
+        let table = LockTable::options()
+            .slots(SLOTS)
+            .open(dir.join("app.table"))?;
+        let locks: Result<_, _> = (0..NAMES)
+            .map(|name| table.lock(format!("name-{name}")))
+            .collect();
+        Ok(Self::Locks(locks?))
+    }
+}
+
+/// A worker's side.
+///
+/// # Errors
+/// What caslock answers.
+pub fn work(worker: &Worker) -> Result<(), Failure> {
+    let key: String = worker.argument(0)?;
+    let case: String = worker.argument(1)?;
+    let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
+    let draws = draws(&case, worker.index as u64);
+    let pairs = match Many::open(peer, &worker.dir)? {
+        Many::Locks(locks) => repeat(worker, &draws, |name| {
+            drop(locks[name as usize].acquire().expect("granted"));
+        }),
+        Many::Words(words, handles) => repeat(worker, &draws, |name| {
+            pair(&words, handles[name as usize].word);
+        }),
+    };
+    worker.report(&pairs.to_string())
+}
+
+/// Does pairs until it is told to stop, and says how many were measured.
+fn repeat(worker: &Worker, draws: &[u32], pair: impl Fn(u32)) -> u64 {
+    worker.control.ready();
+    let mut measured = 0;
+    for draw in draws.iter().cycle() {
+        pair(*draw);
+        match worker.control.phase() {
+            Phase::Gather | Phase::WarmUp => {}
+            Phase::Measure => measured += 1,
+            Phase::Stop => break,
+        }
+    }
+    measured
+}
+
+#[inline]
+fn pair(words: &Page, word: usize) {
+    let word = words.word(word);
+    let take = || word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+    if take().is_err() {
+        let backoff = Backoff::new();
+        while take().is_err() {
+            backoff.snooze();
+        }
+    }
+    let freed = word.compare_exchange(1, 0, Ordering::Release, Ordering::Relaxed);
+    assert!(freed.is_ok(), "the word is not ours");
+}
+
+/// A worker's draws, its own and the same in every run.
+fn draws(case: &str, seed: u64) -> Vec<u32> {
+    let mut random = fastrand::Rng::with_seed(seed + 1);
+    // Rank r has the weight 1/r by Zipf's law.
+    let weight = |rank: usize| {
+        if case == "zipf" {
+            1.0 / (rank + 1) as f64
+        } else {
+            1.0
+        }
+    };
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (0..NAMES)
+        .map(|rank| {
+            sum += weight(rank);
+            sum
+        })
+        .collect();
+    (0..DRAWS)
+        .map(|_| {
+            let at = random.f64() * sum;
+            let rank = sums.partition_point(|upto| *upto <= at).min(NAMES - 1);
+            // Neighbours in rank are no neighbours in memory.
+            (rank * 7919 % NAMES) as u32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zipf_draws_the_first_name_about_one_time_in_ten() {
+        let draws = draws("zipf", 0);
+        let first = draws.iter().filter(|draw| **draw == 0).count();
+        // 1 / H(10,000) is 0.102.
+        assert!((5_000..9_000).contains(&first), "{first}");
+    }
+
+    #[test]
+    fn uniform_draws_reach_nearly_every_name() {
+        let mut draws = draws("uniform", 0);
+        draws.sort_unstable();
+        draws.dedup();
+        assert!(draws.len() > NAMES * 99 / 100, "{}", draws.len());
+    }
+}

@@ -1,0 +1,53 @@
+//! Whole processes: `caslock run NAME true` beside `flock FILE true`, and beside a bare
+//! `true`, which is what a process costs here before it does anything.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use caslock::LockTable;
+
+use crate::rows::Row;
+use crate::stats::{Sample, as_nanoseconds};
+use crate::{Failure, command_line, memory_dir};
+
+/// The workload's name in the CSV.
+pub const WORKLOAD: &str = "run";
+
+/// Runs each command so many times, in turns.
+///
+/// # Errors
+/// That the command line does not build, or that a command fails.
+pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
+    let caslock = command_line()?;
+    let dir = memory_dir()?;
+    let table = dir.path().join("app.table");
+    LockTable::options().create(&table)?;
+    let mut commands = [
+        ("true", Command::new("true"), Vec::new()),
+        ("flock", Command::new("flock"), Vec::new()),
+        ("caslock", Command::new(caslock), Vec::new()),
+    ];
+    commands[1].1.arg(dir.path().join("flock")).arg("true");
+    commands[2]
+        .1
+        .env("CASLOCK_TABLE", &table)
+        .args(["run", "nightly", "--", "true"]);
+    for round in 0..rounds.max(1) as usize {
+        for turn in 0..3 {
+            let (name, command, taken) = &mut commands[(round + turn) % 3];
+            let begun = Instant::now();
+            let status = command
+                .stdin(Stdio::null())
+                .status()
+                .map_err(|error| format!("{name}: {error}"))?;
+            taken.push(as_nanoseconds(begun.elapsed()) / 1e3);
+            if !status.success() {
+                return Err(format!("{name}: {status}").into());
+            }
+        }
+    }
+    let rows = commands.into_iter().map(|(name, _, taken)| {
+        Row::new(WORKLOAD, name, "whole process", "us", &Sample::new(taken))
+    });
+    Ok(rows.collect())
+}
