@@ -96,7 +96,7 @@ impl Suite {
                 .with_extension("rs"),
             Self::Processes(file) => Path::new("tests").join(file).with_extension("rs"),
             Self::CommandLine(file) => Path::new("tools/tests").join(file).with_extension("rs"),
-            Self::Model(file) => Path::new("loom-tests/tests")
+            Self::Model(file) => Path::new("loom-tests/tests/proof")
                 .join(file)
                 .with_extension("rs"),
             Self::Torture(file) => Path::new("torture/tests").join(file).with_extension("rs"),
@@ -109,7 +109,7 @@ impl Suite {
             Self::Unit(module) => (vec!["-p", "caslock", "--lib"], format!("{module}::tests::")),
             Self::Processes(file) => (vec!["-p", "caslock", "--test", file], String::new()),
             Self::CommandLine(file) => (vec!["-p", "caslock-cli", "--test", file], String::new()),
-            Self::Model(file) => (vec!["-p", "caslock-loom", "--test", file], String::new()),
+            Self::Model(_) => (vec!["-p", "caslock-loom", "--test", "proof"], String::new()),
             Self::Torture(file) => (vec!["-p", "caslock-torture", "--test", file], String::new()),
         }
     }

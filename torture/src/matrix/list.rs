@@ -465,14 +465,7 @@ pub const ROWS: &[Row] = &[
             model("waiting", "a_sleep_that_ends_early_loses_no_wake"),
         ],
     ),
-    row(
-        32,
-        "Memory order",
-        &[model(
-            "weakened",
-            "each_ordering_that_is_weakened_one_step_makes_a_model_fail",
-        )],
-    ),
+    row(32, "Memory order", &[model("weakened", "parts")]),
     row(
         33,
         "Garbage in the mapping, while it is in use",

@@ -202,21 +202,15 @@ pub const BUGS: &[Bug] = &[
         slow: false,
         edits: &[Edit {
             file: "src/protocol/slot.rs",
-            right: "        match self.vacate(grant.word, vacancy) {
-            Vacated::Lost => self.release_seen(grant.word, grant.epoch, vacancy),
-            done => done,
-        }
+            right: "            && self.vacate(grant.word, Vacancy::Released) != Vacated::Lost
 ",
-            wrong: "        let seen = self.owner();
-        if seen.grant_only() != grant.word.grant_only() {
-            return self.release_seen(grant.word, grant.epoch, vacancy);
-        }
-        let half_free = seen.bits() & ((1 << 30) - 1) | 0x7ff << 30;
-        self.owner.store(half_free, ord(Site::Vacate));
-        self.owner.store(seen.vacated(vacancy).bits(), ord(Site::Vacate));
-        Vacated::Done {
-            wake: matches!(seen.queue(), Queue::Asleep),
-        }
+            wrong: "            && {
+                let half_free = grant.word.bits() & ((1 << 30) - 1) | 0x7ff << 30;
+                self.owner.store(half_free, ord(Site::Vacate));
+                let free = grant.word.vacated(Vacancy::Released);
+                self.owner.store(free.bits(), ord(Site::Vacate));
+                true
+            }
 ",
         }],
         // Wrong for one instruction: the soak does not see it.
