@@ -12,7 +12,7 @@ use crate::os::{certificate, clock};
 use crate::protocol::names::{NamingWords, Resolved};
 use crate::protocol::session::SessionRecord;
 use crate::protocol::slot::{Slot, SlotView};
-use crate::protocol::wait::{Spin, Verdict, Waiting, Wake};
+use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
 use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use crate::session::{Session, nanos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -48,6 +48,16 @@ impl Turns {
     /// A turn begins: the slot was waited for, and another process had it.
     pub(crate) fn begin(&self, slot: u32) {
         self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
+    }
+
+    /// The turn is over, and the slot is offered to the heir.
+    pub(crate) fn end(&self, slot: u32) {
+        self.of(slot).store(u64::from(slot), Ordering::Relaxed);
+    }
+
+    /// Whether the last turn at the slot ended, and no other has begun.
+    fn has_ended(&self, slot: u32) -> bool {
+        self.of(slot).load(Ordering::Relaxed) == u64::from(slot)
     }
 
     /// Whether the process has had its turn at the slot that it holds by `grant`.
@@ -97,7 +107,7 @@ const DYING_NOW_NS: u64 = 50_000;
 const DYING_FAST_NS: u64 = 300_000;
 
 /// How long a waiter has slept behind one holder when it prepares for that one's death.
-const SETTLED_NS: u64 = 5_000_000;
+const SETTLED_NS: u64 = 15_000_000;
 
 /// How long a nap without a certificate is at most: only a look finds its holder's death.
 const BLIND_NAP_NS: u64 = 50_000_000;
@@ -106,7 +116,12 @@ const BLIND_NAP_NS: u64 = 50_000_000;
 /// what sleeping and waking cost.
 const HEIR_LOOKS_NS: u64 = 50_000;
 
-/// For how long an heir is trusted by those who sleep behind it.
+/// After how long at one grant the heir yields between its looks: the holder may have lost
+/// this very processor to it.
+const HEIR_YIELDS_NS: u64 = 4_000;
+
+/// For how long an heir is trusted by those who sleep behind it. Twice as long each time that
+/// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
 /// How often a newcomer pauses before it sleeps; the pauses grow to the power of two below.
@@ -118,19 +133,12 @@ const MAX_PAUSE_SHIFT: u32 = 7;
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
 
-/// After how many pauses one who holds back for an heir yields: the heir may be waiting for
+/// After how many pauses one who holds back for an heir sleeps: the heir may be waiting for
 /// this very processor.
-const YIELD_AFTER: u32 = 6;
+const SLEEP_AFTER: u32 = 6;
 
-/// How often a newcomer pauses, then yields, while a slot is offered to an heir.
-const DEFERRALS: u32 = 200;
-
-/// For how long at most: where many want the processor, one yield can take as long as all
-/// of them do elsewhere, and the heir may be dead.
-const DEFERS_NS: u64 = 5_000_000;
-
-/// The same for an attempt that is not to wait. Without it, one that tries in a loop would
-/// take back at once what it has just offered, for ever.
+/// For how long an attempt that is not to wait holds back. Without it, one that tries in a
+/// loop would take back at once what it has just offered, for ever.
 const ATTEMPT_DEFERS_NS: u64 = 100_000;
 
 /// A wait beside an intact certificate.
@@ -151,8 +159,12 @@ pub(crate) struct Blocking<'a> {
     /// The generation of the grant whose end a newcomer spins for.
     spun_on: u64,
     deferrals: u32,
-    /// Until when to yield to an heir; 0: not yet said.
+    /// Until when an attempt yields to an heir; 0: not yet said.
     defers_until_ns: u64,
+    /// Whether this process has just had its turn, and left the slot to the others.
+    had_turn: bool,
+    /// How often the heir was trusted for as long as it goes.
+    trusted: u32,
     /// The word that was kept for another process at the last such look, and in how many
     /// such looks in a row that process had come back for it.
     looked_at: OwnerWord,
@@ -186,6 +198,8 @@ impl<'a> Blocking<'a> {
             spun_on: 0,
             deferrals: 0,
             defers_until_ns: 0,
+            had_turn: session.turns.has_ended(place.slot),
+            trusted: 0,
             looked_at: OwnerWord::from_bits(0),
             keeps: 0,
             heir: Heir::default(),
@@ -275,42 +289,114 @@ impl<'a> Blocking<'a> {
     }
 
     /// Pauses while the slot is kept by process `pid`, unless it had its chance before.
-    fn defer_to_last(&mut self, seen: OwnerWord, pid: u32) -> bool {
+    fn defer_to_last(&mut self, seen: OwnerWord, pid: u32) -> Defer {
+        let is_attempt = matches!(self.patience, Patience::None);
+        if self.had_turn && !is_attempt {
+            return Defer::Sleep;
+        }
         let is_ours = pid == self.session.identity.pid();
-        if is_ours || self.looked_at == seen || matches!(self.patience, Patience::None) {
-            return false;
+        if is_ours || self.looked_at == seen || is_attempt {
+            return Defer::Take;
         }
         let returned = self.looked_at.generation() != seen.generation();
         self.looked_at = seen;
         // One that has come back again and again will do so once more.
         self.keeps = if returned { self.keeps + 1 } else { 0 };
         pause(self.keeps.clamp(KEPT_PAUSE_SHIFT, MAX_PAUSE_SHIFT));
-        true
+        Defer::Look
     }
 
-    /// Pauses while the slot is offered to an heir, unless that has gone on for too long.
-    fn defer_to_heir(&mut self) -> bool {
-        if self.deferrals >= DEFERRALS {
-            return false;
-        }
-        if self.deferrals <= YIELD_AFTER {
+    /// Pauses while the slot is offered to an heir, then lets it have the processor.
+    fn defer_to_heir(&mut self) -> Defer {
+        if self.deferrals <= SLEEP_AFTER {
             pause(self.deferrals);
-        } else {
-            let now_ns = clock::now_ns();
-            if self.defers_until_ns == 0 {
-                self.defers_until_ns = match self.patience {
-                    Patience::None => now_ns + ATTEMPT_DEFERS_NS,
-                    Patience::Until(deadline_ns) => deadline_ns.min(now_ns + DEFERS_NS),
-                    Patience::Endless => now_ns + DEFERS_NS,
-                };
-            }
-            if now_ns >= self.defers_until_ns {
-                return false;
-            }
-            std::thread::yield_now();
+            self.deferrals += 1;
+            return Defer::Look;
         }
-        self.deferrals += 1;
-        true
+        if !matches!(self.patience, Patience::None) {
+            return Defer::Sleep;
+        }
+        let now_ns = clock::now_ns();
+        if self.defers_until_ns == 0 {
+            self.defers_until_ns = now_ns + ATTEMPT_DEFERS_NS;
+        }
+        if now_ns >= self.defers_until_ns {
+            return Defer::Take;
+        }
+        std::thread::yield_now();
+        Defer::Look
+    }
+
+    /// For how long to trust the heir.
+    fn trust_ns(&self) -> u64 {
+        (TRUST_NS << self.trusted.min(8)).min(self.poll_ns())
+    }
+
+    /// When a nap that begins now is to end.
+    fn nap_until(&self, now_ns: u64, nap_ns: u64) -> u64 {
+        let until_ns = now_ns.saturating_add(nap_ns);
+        match self.patience {
+            Patience::Until(deadline_ns) => until_ns.min(deadline_ns),
+            Patience::None | Patience::Endless => until_ns,
+        }
+    }
+
+    /// Sleeps under a vacant slot, which has no holder whose death to wait for.
+    fn sleep_vacant(&self, wake: &AtomicU32, expected: u32) -> Ended {
+        let until_ns = self.nap_until(clock::now_ns(), self.trust_ns());
+        futex::wait(wake, expected, until_ns)
+    }
+
+    /// Sleeps until woken, or until the holder begins to die.
+    fn sleep_behind(
+        &mut self,
+        holder: Identity,
+        wake: &AtomicU32,
+        expected: u32,
+        queue: Queue,
+    ) -> Ended {
+        let Some(certificate) = self.certificate(holder) else {
+            return Ended::Again;
+        };
+        if !self.shown {
+            self.shown = true;
+            self.session.show_waiting(self.place.slot, 1);
+        }
+        let value = certificate.load(Ordering::Relaxed);
+        let now_ns = clock::now_ns();
+        let nap_ns = if certificate::is_marked(value) {
+            // Not to be proven dead yet: look again soon, then less and less often, so
+            // that it is found dead within a quarter of the time that dying takes it.
+            if self.dying_ns == 0 {
+                self.dying_ns = now_ns;
+            }
+            let dying_for_ns = now_ns.saturating_sub(self.dying_ns);
+            if dying_for_ns < DYING_NOW_NS {
+                std::hint::spin_loop();
+                return Ended::Again;
+            }
+            if dying_for_ns < DYING_FAST_NS {
+                std::thread::yield_now();
+                return Ended::Again;
+            }
+            (dying_for_ns / 4).min(self.poll_ns())
+        } else if certificate::is_intact(value) {
+            self.dying_ns = 0;
+            self.rest_ns(holder, now_ns)
+        } else {
+            self.poll_ns().min(BLIND_NAP_NS)
+        };
+        let nap_ns = match queue {
+            Queue::Heir => nap_ns.min(self.trust_ns()),
+            Queue::Idle | Queue::Asleep => nap_ns,
+        };
+        let until_ns = self.nap_until(now_ns, nap_ns);
+        let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
+        if ended == Ended::Certificate {
+            // The kernel wakes one; others wait for other slots of the same session.
+            futex::wake(certificate, 1);
+        }
+        ended
     }
 
     /// Describes the holder in `held`, or whoever has followed it meanwhile.
@@ -387,7 +473,7 @@ impl Waiting for Blocking<'_> {
         Spin::Look
     }
 
-    fn defer(&mut self, seen: OwnerWord) -> bool {
+    fn defer(&mut self, seen: OwnerWord) -> Defer {
         match seen.owner() {
             Owner::Vacant(Vacancy::Kept(pid)) => self.defer_to_last(seen, pid),
             _ => self.defer_to_heir(),
@@ -407,7 +493,11 @@ impl Waiting for Blocking<'_> {
         if matches!(self.patience, Patience::Until(until) if now_ns >= until) {
             return false;
         }
-        pause(heir.looks);
+        if heir.looks > MAX_PAUSE_SHIFT && now_ns - heir.same_since_ns > HEIR_YIELDS_NS {
+            std::thread::yield_now();
+        } else {
+            pause(heir.looks);
+        }
         heir.looks = heir.looks.saturating_add(1);
         true
     }
@@ -451,54 +541,23 @@ impl Waiting for Blocking<'_> {
         }
     }
 
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool {
-        let Owner::Held(holder) = held.owner() else {
-            return false;
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, seen: OwnerWord) -> Slept {
+        let ended = match seen.owner() {
+            Owner::Held(holder) => self.sleep_behind(holder, wake, expected, seen.queue()),
+            Owner::Vacant(_) => self.sleep_vacant(wake, expected),
+            Owner::Renaming(_) | Owner::Corrupt => Ended::Again,
         };
-        let Some(certificate) = self.certificate(holder) else {
-            return false;
-        };
-        if !self.shown {
-            self.shown = true;
-            self.session.show_waiting(self.place.slot, 1);
+        if ended != Ended::Again {
+            // The others have had theirs since.
+            self.had_turn = false;
         }
-        let value = certificate.load(Ordering::Relaxed);
-        let now_ns = clock::now_ns();
-        let nap_ns = if certificate::is_marked(value) {
-            // Not to be proven dead yet: look again soon, then less and less often, so
-            // that it is found dead within a quarter of the time that dying takes it.
-            if self.dying_ns == 0 {
-                self.dying_ns = now_ns;
+        match ended {
+            Ended::Wake | Ended::Certificate => Slept::UntilWoken,
+            Ended::Again => Slept::NotAtAll,
+            Ended::TimedOut => {
+                self.trusted += u32::from(seen.queue() == Queue::Heir);
+                Slept::InVain
             }
-            let dying_for_ns = now_ns.saturating_sub(self.dying_ns);
-            if dying_for_ns < DYING_NOW_NS {
-                std::hint::spin_loop();
-                return false;
-            }
-            if dying_for_ns < DYING_FAST_NS {
-                std::thread::yield_now();
-                return false;
-            }
-            (dying_for_ns / 4).min(self.poll_ns())
-        } else if certificate::is_intact(value) {
-            self.dying_ns = 0;
-            self.rest_ns(holder, now_ns)
-        } else {
-            self.poll_ns().min(BLIND_NAP_NS)
-        };
-        let nap_ns = match held.queue() {
-            Queue::Heir => nap_ns.min(TRUST_NS),
-            Queue::Idle | Queue::Asleep => nap_ns,
-        };
-        let mut until_ns = now_ns.saturating_add(nap_ns);
-        if let Patience::Until(deadline_ns) = self.patience {
-            until_ns = until_ns.min(deadline_ns);
         }
-        let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
-        if ended == Ended::Certificate {
-            // The kernel wakes one; others wait for other slots of the same session.
-            futex::wake(certificate, 1);
-        }
-        ended != Ended::Again
     }
 }

@@ -315,9 +315,19 @@ fn give_back(
     if vacancy != Vacancy::Released {
         return wait::release(slot, &grant, vacancy, &Futex);
     }
+    let seen = slot.owner();
+    if seen.queue() == Queue::Asleep
+        && seen.grant_only() == word.grant_only()
+        && !session.turns.is_over(index, word, Queue::Asleep)
+    {
+        wait::call_heir(slot, seen, &Futex);
+    }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if session.turns.is_over(index, word, queue) => Vacancy::Offered,
+        _ if session.turns.is_over(index, word, queue) => {
+            session.turns.end(index);
+            Vacancy::Offered
+        }
         Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
     };
     wait::release_before_others(slot, &grant, courtesy, &Futex)

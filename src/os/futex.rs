@@ -28,7 +28,7 @@ const UNWATCHED_NS: u64 = 50_000_000;
 /// Not 0 once `FUTEX_WAITV` proved missing (Linux before 5.16) or filtered.
 static WAITV_REFUSED: AtomicU32 = AtomicU32::new(0);
 
-/// What ended a wait on two words. A hint where to look first, never a proof: of two
+/// What ended a wait. A hint where to look first, never a proof: of two
 /// wakes at once the kernel names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -43,8 +43,8 @@ pub(crate) enum Ended {
 }
 
 /// Sleeps while `word` is `expected`, until a wake or until `until_ns` of the monotonic
-/// clock; true when it was a wake. Every return means: look again.
-pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) -> bool {
+/// clock. Every return means: look again.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) -> Ended {
     let deadline = timespec(until_ns);
     match futex::wait_bitset(
         word,
@@ -53,11 +53,14 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, until_ns: u64) -> bool {
         Some(&deadline),
         NonZeroU32::MAX,
     ) {
-        Ok(()) => return true,
-        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
-        Err(_) => doze(until_ns),
+        Ok(()) => Ended::Wake,
+        Err(Errno::AGAIN | Errno::INTR) => Ended::Again,
+        Err(Errno::TIMEDOUT) => Ended::TimedOut,
+        Err(_) => {
+            doze(until_ns);
+            Ended::Again
+        }
     }
-    false
 }
 
 /// Sleeps while both words are as expected: until a wake on either, or until `until_ns`
@@ -112,12 +115,9 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) -> u32 {
 fn wait_one_of_two(wake: &AtomicU32, expected: u32, until_ns: u64) -> Ended {
     let bound_ns = now_ns().saturating_add(UNWATCHED_NS);
     // Whoever was woken has to know: it stands for those who sleep on.
-    if wait(wake, expected, until_ns.min(bound_ns)) {
-        Ended::Wake
-    } else if now_ns() >= until_ns {
-        Ended::TimedOut
-    } else {
-        Ended::Again
+    match wait(wake, expected, until_ns.min(bound_ns)) {
+        Ended::TimedOut if until_ns > bound_ns => Ended::Again,
+        ended => ended,
     }
 }
 

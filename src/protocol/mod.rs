@@ -37,6 +37,7 @@
 //! | abandoned, g           | Released, g        | an operator, acknowledging| `Slot::vacate`      |
 //! | (h, g, Idle or Heir)   | (h, g, Asleep)     | a waiter, going to sleep  | `Slot::queue_up`    |
 //! | (h, g, Idle)           | (h, g, Heir)       | a waiter, staying awake   | `Slot::queue_up`    |
+//! | (me, g, Asleep)        | (me, g, Heir)      | the holder, in its turn   | `Slot::queue_up`    |
 //! | (h, g, Heir)           | (h, g, Asleep)     | a waker that found nobody | `Slot::queue_up`    |
 //! | vacant, g, Heir        | open, g, Idle      | the same; it wakes again  | `Slot::desert`      |
 //! |                        |                    | or a namer in want of room|                     |
@@ -79,6 +80,10 @@
 //!   tells a holder that somebody is awake, so that barging in costs no wake.
 //!
 //! # Whose turn it is
+//!
+//! One that holds a slot in its turn calls the heir while it still holds, and then leaves the
+//! slot `Kept`. Called after that, as by any other release, the heir would find the slot
+//! vacant for as long as the call takes, which is longer than anybody holds back for `Kept`.
 //!
 //! A turn is the process's, not the grant's: one that holds for long and comes back at once
 //! finds the heir asleep again at each release (it was called, saw the lock held, and had

@@ -15,14 +15,20 @@
 //! in for long enough it releases the slot `Offered`, and all but the heir hold back.
 //! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
 //!
-//! The heir ends its time by one of these:
+//! So of many that want a slot two are awake, the holder and its heir, and all others sleep.
+//! Who holds back for an heir does so asleep, too, under the vacant word, because the heir
+//! may need that very processor: were all to stay runnable, the scheduler would share out
+//! turns by slices of milliseconds, and stop holders in the middle of theirs. That sleep is
+//! as any under `Heir`: whoever takes the slot leaves it `Asleep`, or an heir is awake that
+//! gets its turn, sleeps again, or leaves, by one of these:
 //!
 //! - it takes the slot, and leaves the word `Asleep`, for it cannot know who sleeps;
 //! - it makes the word `Asleep` and sleeps again: the holder has the lock for long;
 //! - it leaves without the slot, and wakes another or has the next release do so.
 //!
-//! Nobody is the heir by name. Any waiter that has slept and finds the word `Heir` acts as
-//! one: two heirs do no harm, none costs those who trusted in it one bounded sleep.
+//! Nobody is the heir by name. Any waiter that was woken and finds the word `Heir` acts as
+//! one, and so does one that has slept its time and saw nobody being granted the slot: two
+//! heirs do no harm, none costs those who trusted in it one bounded sleep.
 //! A freeing CAS whose wake finds nobody takes the appointment back (`nobody_came`).
 
 use super::slot::{Grant, Slot, Taken, Vacated};
@@ -58,6 +64,30 @@ pub enum Spin {
     Sleep,
 }
 
+/// What a waiter does about a vacant slot that is another's by courtesy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Defer {
+    /// It has paused for a moment, and looks again.
+    Look,
+    /// It sleeps, if there is an heir: that one may need this very processor.
+    Sleep,
+    /// The other has had its chance.
+    Take,
+}
+
+/// How a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Slept {
+    /// It did not begin, or a signal broke it off: nobody has woken this waiter.
+    NotAtAll,
+    /// By a wake, which this waiter has used up.
+    UntilWoken,
+    /// By time, and nobody has woken it.
+    InVain,
+}
+
 /// The waiter's side of the world: spinning, judging, sleeping, giving up.
 pub trait Waiting: Wake {
     /// Why a wait ended without the slot.
@@ -67,9 +97,9 @@ pub trait Waiting: Wake {
     /// wait for longer.
     fn spin(&mut self, held: OwnerWord) -> Spin;
 
-    /// Pauses a moment while the vacant slot of `seen` is another's by courtesy, or says
-    /// that the other has had its chance.
-    fn defer(&mut self, seen: OwnerWord) -> bool;
+    /// Pauses a moment while the vacant slot of `seen` is another's by courtesy, or says how
+    /// to go on.
+    fn defer(&mut self, seen: OwnerWord) -> Defer;
 
     /// As the heir, pauses a moment while `held` is held, or says that it is time to sleep.
     fn attend(&mut self, held: OwnerWord) -> bool;
@@ -89,10 +119,10 @@ pub trait Waiting: Wake {
     fn unusable(&mut self, word: OwnerWord) -> Result<(), Self::Stop>;
 
     /// Sleeps until woken, but not past the poll interval or the deadline, as long as
-    /// `wake` is `expected`; false when it was not from the start, and nobody can have been
-    /// woken. Every return means: look again. Shorter than the poll interval
-    /// when `held` names an heir: it is trusted to wake the others, and may be dead.
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool;
+    /// `wake` is `expected`. Every return means: look again. Shorter than the poll interval
+    /// at first when `seen` names an heir, which is trusted to wake the others, and may be
+    /// dead. The word may be vacant.
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, seen: OwnerWord) -> Slept;
 }
 
 /// Acquires `slot` for `me`, however long it takes.
@@ -120,9 +150,10 @@ fn acquire_or_stop<E: Waiting>(
     loop {
         let seen = slot.owner();
         match seen.owner() {
-            Owner::Vacant(Vacancy::Offered) if !*is_heir && env.defer(seen) => continue,
-            Owner::Vacant(Vacancy::Kept(_)) if env.defer(seen) => continue,
             Owner::Vacant(vacancy) => {
+                if hold_back(slot, seen, is_heir, env) {
+                    continue;
+                }
                 // Who takes what was offered to another has found that heir wanting.
                 let may_leave_sleepers = *is_heir || vacancy == Vacancy::Offered;
                 match slot.take(seen, me, may_leave_sleepers) {
@@ -143,21 +174,51 @@ fn acquire_or_stop<E: Waiting>(
                 Taken::Changed | Taken::Revoked => continue,
             }
         }
-        let expected = slot.wake_count();
-        // The wake word was read before the word is known to say that someone sleeps, so a
-        // release that sees it is one whose count we have not read.
         let relied_on = match seen.queue() {
             Queue::Heir if !*is_heir => Queue::Heir,
             _ => Queue::Asleep,
         };
-        let announced = if seen.queue() == relied_on {
-            slot.owner() == seen
-        } else {
-            slot.queue_up(seen, relied_on)
-        };
-        if announced && env.sleep(slot.wake_word(), expected, seen.queued(relied_on)) {
-            *is_heir = true;
+        *is_heir |= sleep_under(slot, seen, relied_on, env);
+    }
+}
+
+/// Whether to leave a vacant slot to whom it is offered or kept for, and look again.
+fn hold_back<E: Waiting>(slot: &Slot, seen: OwnerWord, is_heir: &mut bool, env: &mut E) -> bool {
+    match seen.owner() {
+        Owner::Vacant(Vacancy::Offered) if !*is_heir => {}
+        Owner::Vacant(Vacancy::Kept(_)) => {}
+        _ => return false,
+    }
+    match env.defer(seen) {
+        Defer::Look => true,
+        // As behind a holder, there is an heir. Who is the heir must not.
+        Defer::Sleep if seen.queue() == Queue::Heir && !*is_heir => {
+            *is_heir = sleep_under(slot, seen, Queue::Heir, env);
+            true
         }
+        Defer::Sleep | Defer::Take => false,
+    }
+}
+
+/// Sleeps under `seen` once that says `relied_on`; true when others may rely on this waiter
+/// from then on: it was woken, or it has slept its time and nobody was granted the slot
+/// meanwhile, so that whoever should see to that may be gone.
+fn sleep_under<E: Waiting>(slot: &Slot, seen: OwnerWord, relied_on: Queue, env: &mut E) -> bool {
+    // The wake word is read before the owner word is known to say that someone sleeps, so a
+    // release that sees it is one whose count we have not read.
+    let expected = slot.wake_count();
+    let announced = if seen.queue() == relied_on {
+        slot.owner() == seen
+    } else {
+        slot.queue_up(seen, relied_on)
+    };
+    if !announced {
+        return false;
+    }
+    match env.sleep(slot.wake_word(), expected, seen.queued(relied_on)) {
+        Slept::NotAtAll => false,
+        Slept::UntilWoken => true,
+        Slept::InVain => slot.owner().generation() == seen.generation(),
     }
 }
 
@@ -213,6 +274,15 @@ pub fn release_before_others(
     waker: &impl Wake,
 ) -> bool {
     finish(slot, slot.release_before_others(grant, courtesy), waker)
+}
+
+/// `(me,g,Asleep) -> (me,g,Heir)`: a holder that means to come back calls the heir before it
+/// leaves the slot `Kept`: else that would be vacant for as long as the wake takes, and be
+/// gone by then.
+pub fn call_heir(slot: &Slot, seen: OwnerWord, waker: &impl Wake) {
+    if slot.queue_up(seen, Queue::Heir) {
+        wake_next(slot, waker);
+    }
 }
 
 /// Gives back a grant with the predecessor's news as it was; see [`Slot::undo`].
