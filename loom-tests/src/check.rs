@@ -24,6 +24,15 @@ impl Reached {
         self.0.lock().expect("nothing panics here").insert(outcome);
     }
 
+    fn add(&self, other: &Self) {
+        let more = other.0.lock().expect("nothing panics here");
+        self.0.lock().expect("nothing panics here").extend(&*more);
+    }
+
+    fn has(&self, outcome: &'static str) -> bool {
+        self.missing(&[outcome]).is_empty()
+    }
+
     fn missing(&self, expected: &[&'static str]) -> Vec<&'static str> {
         let reached = self.0.lock().expect("nothing panics here");
         let absent = |outcome: &&&str| !reached.contains(**outcome);
@@ -112,14 +121,9 @@ impl Model {
     ///
     /// If an execution breaks an assertion or an expected outcome was not reached.
     pub fn prove(self) {
-        let (iterations, reached) = self.run_or_report();
-        let missing = reached.missing(&self.expected);
-        assert!(
-            missing.is_empty(),
-            "{}: never reached {missing:?}",
-            self.name
-        );
-        self.row(iterations, 0);
+        let mut sums = Sums::default();
+        sums.add(&self);
+        sums.row(&self);
     }
 
     /// Checks `model(k)` with an actor stopped after its k-th shared step, for each k up
@@ -129,31 +133,44 @@ impl Model {
     ///
     /// If an execution breaks an assertion or an expected outcome was reached with no k.
     pub fn prove_at_each_stop(model: impl Fn(u32) -> Self) {
-        let (mut total, mut points) = (0, 0);
-        let mut missing: Option<Vec<&'static str>> = None;
-        loop {
-            let this = model(points);
-            let (iterations, reached) = this.run_or_report();
-            total += iterations;
-            let absent = reached.missing(&this.expected);
-            missing = Some(match missing {
-                Some(still) => still
-                    .into_iter()
-                    .filter(|outcome| absent.contains(outcome))
-                    .collect(),
-                None => absent,
-            });
+        let mut sums = Sums::default();
+        for steps in 0.. {
+            let this = model(steps);
+            sums.add(&this);
             if !stop::happened() {
-                let missing = missing.unwrap_or_default();
-                assert!(
-                    missing.is_empty(),
-                    "{}: never reached {missing:?}",
-                    this.name
-                );
-                this.row(total, points);
-                return;
+                return sums.row(&this);
             }
-            points += 1;
+            sums.points += 1;
+        }
+    }
+
+    /// The same for `model(j, k)` with two stops in one execution: each k for each j. The
+    /// outcomes `first` and `second` say that the one was made, and the other. A model of
+    /// its own for each pair keeps each execution short.
+    ///
+    /// # Panics
+    ///
+    /// As [`Model::prove_at_each_stop`].
+    pub fn prove_at_each_pair_of_stops(
+        model: impl Fn(u32, u32) -> Self,
+        first: &'static str,
+        second: &'static str,
+    ) {
+        let mut sums = Sums::default();
+        for steps in 0.. {
+            let mut is_last = false;
+            for more_steps in 0.. {
+                let this = model(steps, more_steps);
+                let reached = sums.add(&this);
+                is_last = !reached.has(first);
+                if !reached.has(second) {
+                    break;
+                }
+                sums.points += 1;
+            }
+            if is_last {
+                return sums.row(&model(steps, 0));
+            }
         }
     }
 
@@ -223,6 +240,31 @@ impl Model {
             crash_points,
             proves: self.proves,
         });
+    }
+}
+
+/// What a model came to with one stop after the other.
+#[derive(Default)]
+struct Sums {
+    iterations: u64,
+    points: u32,
+    reached: Reached,
+}
+
+impl Sums {
+    /// Checks `model`, and says what it came to by itself.
+    fn add(&mut self, model: &Model) -> Reached {
+        let (iterations, reached) = model.run_or_report();
+        self.iterations += iterations;
+        self.reached.add(&reached);
+        reached
+    }
+
+    fn row(self, model: &Model) {
+        let missing = self.reached.missing(&model.expected);
+        let name = &model.name;
+        assert!(missing.is_empty(), "{name}: never reached {missing:?}");
+        model.row(self.iterations, self.points);
     }
 }
 

@@ -376,10 +376,10 @@ impl Actor {
         }
     }
 
-    /// Releases the first slot; false when the grant was lost.
+    /// Releases the first slot, as a guard does; false when the grant was lost.
     #[must_use]
     pub fn release(&self, grant: &Grant) -> bool {
-        self.release_as(grant, Vacancy::Released)
+        self.world.slot().release_quietly(grant) || self.release_as(grant, Vacancy::Released)
     }
 
     /// Releases the first slot, leaving `vacancy`; false when the grant was lost.

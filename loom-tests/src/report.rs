@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// One line of the table.
 #[derive(Clone, Debug)]
@@ -81,6 +82,15 @@ fn rows() -> MutexGuard<'static, Vec<(usize, Row)>> {
     ROWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long each part took.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+/// The part of this name has ended.
+pub fn ended(part: String, after: Duration) {
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.push((after, part));
+}
+
 /// The part number `part` begins on this thread.
 pub fn begin(part: usize) {
     PART.set(part);
@@ -111,6 +121,7 @@ pub fn print(extent: Extent) {
     print_orderings(&rows);
     print_planted(&rows);
     print_beyond_loom(&rows);
+    print_slowest();
     print_sums(&rows, extent);
 }
 
@@ -193,6 +204,18 @@ fn print_beyond_loom(rows: &[Row]) {
         {
             println!("{name:<62} | {actors} | {scheduler:<23} | {runs:>9}");
         }
+    }
+}
+
+/// The parts that a faster proof would begin with.
+fn print_slowest() {
+    const SHOWN: Duration = Duration::from_secs(2);
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.sort();
+    println!("\nparts of {} s and more | seconds", SHOWN.as_secs());
+    let shown = times.iter().rev().take_while(|time| time.0 >= SHOWN);
+    for (after, part) in shown {
+        println!("{part:<62} | {:>5.1}", after.as_secs_f64());
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::duplicate_mod)]
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use caslock_loom::report::{self, Extent};
 use libtest_mimic::{Arguments, Trial};
@@ -82,9 +83,12 @@ fn main() -> ExitCode {
         .into_iter()
         .enumerate()
         .map(|(number, part)| {
+            let name = part.name.clone();
             Trial::test(part.name, move || {
+                let begun = Instant::now();
                 report::begin(number);
                 (part.run)();
+                report::ended(name, begun.elapsed());
                 Ok(())
             })
         })

@@ -124,8 +124,8 @@ fn plants() -> Vec<Plant> {
         recycled_without_owner by names::recycle_and_acquire(names::Handle::Checks),
         repair_skipped by at_some_stop(names::creator_stops),
         floor_forgotten by at_some_stop(names::name_comes_back),
-        reset_keeps_epoch by reset::reset_broken_off(0),
-        reset_forgets_floor by reset::reset_broken_off(0),
+        reset_keeps_epoch by reset::reset_broken_off(0, 0),
+        reset_forgets_floor by reset::reset_broken_off(0, 0),
         record_withdrawn_late by records::session_view().bounded(1),
     };
     plants.extend(in_the_models! {
