@@ -64,6 +64,18 @@ impl std::fmt::Debug for Model {
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
+    static FIRST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Which actor the running search begins with.
+///
+/// loom remembers one last access of an atomic, not one of each thread. When a thread reads
+/// a word and then changes it, its own reading hides that another had read the word before,
+/// and loom does not try that change before the other's reading. Begun with the thread that
+/// changes the word, the search does have both. So each model is searched once for each
+/// actor, with that one first.
+pub(crate) fn first_actor() -> usize {
+    FIRST.get()
 }
 
 impl Model {
@@ -213,17 +225,20 @@ impl Model {
     fn run(&self) -> (u64, Reached) {
         stop::reset();
         let (iterations, reached) = (Arc::new(AtomicU64::new(0)), Reached::default());
-        let mut builder = loom::model::Builder::new();
-        // An unfinished search must never look like a proof.
-        builder.max_duration = None;
-        builder.max_permutations = None;
-        builder.max_branches = self.branches;
-        builder.preemption_bound = self.bound;
-        let (body, counter, marks) = (self.body.clone(), iterations.clone(), reached.clone());
-        builder.check(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-            body(&marks);
-        });
+        for first in 0..self.actors as usize {
+            FIRST.set(first);
+            let mut builder = loom::model::Builder::new();
+            // An unfinished search must never look like a proof.
+            builder.max_duration = None;
+            builder.max_permutations = None;
+            builder.max_branches = self.branches;
+            builder.preemption_bound = self.bound;
+            let (body, counter, marks) = (self.body.clone(), iterations.clone(), reached.clone());
+            builder.check(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                body(&marks);
+            });
+        }
         (iterations.load(Ordering::Relaxed), reached)
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::model::{Actor, Manners, World, act, finish};
+use super::super::model::{Actor, Judge, Manners, World, act, finish};
 use super::super::protocol::reclaim::sweep;
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -44,6 +44,8 @@ fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
 pub enum Courtesy {
     /// The slot kept for itself, and it does not come back.
     KeptInVain,
+    /// The slot kept for itself, and it comes back for it.
+    Kept,
     /// The slot offered to the heir.
     Offered,
 }
@@ -75,6 +77,10 @@ pub fn barging_holder(courtesy: Courtesy, waiters: u32, manners: Manners) -> Mod
         },
     )
     .reaching(&["barged in", "slept, and came as the heir"]);
+    let model = match courtesy {
+        Courtesy::Kept => model.reaching(&["came back for it"]),
+        Courtesy::KeptInVain | Courtesy::Offered => model,
+    };
     match waiters {
         1 => model,
         _ => model.bounded(2),
@@ -95,9 +101,19 @@ fn barge(holder: &Actor, courtesy: Courtesy, reached: &Reached) {
     }
     let leaves = match courtesy {
         Courtesy::Offered => Vacancy::Offered,
-        Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
+        Courtesy::Kept | Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
     };
     assert!(holder.release_before_others(&grant, leaves));
+    if courtesy != Courtesy::Kept {
+        return;
+    }
+    if let Some(grant) = holder.try_acquire() {
+        world_enter(holder, &grant);
+        if let Owner::Vacant(Vacancy::Kept(_)) = grant.from().owner() {
+            reached.mark("came back for it");
+        }
+        assert!(holder.release(&grant), "nobody revokes it");
+    }
 }
 
 fn named(manners: Manners) -> String {
@@ -164,6 +180,43 @@ pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
     }
 }
 
+/// A holder that comes again, a waiter that leaves once it was woken, and one that has
+/// appointed itself the heir.
+#[must_use]
+pub fn woken_heir_leaves() -> Model {
+    Model::new(
+        "a woken heir that leaves beside one of its own making",
+        NOBODY_UNHEARD,
+        3,
+        |reached| {
+            let world = World::new(1, 3);
+            let (holder, grant) = held(&world);
+            let own = Actor::new(&world, 1).with(Manners {
+                stays: true,
+                attends: 0,
+                defers: 0,
+            });
+            let leaves = Actor::new(&world, 2).giving_up_after(1);
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(holder.release(&grant), "nobody revokes it");
+                    // A woken waiter leaves only before somebody else's grant.
+                    if let Some(grant) = holder.try_acquire() {
+                        world_enter(&holder, &grant);
+                        assert!(holder.release(&grant), "nobody revokes it");
+                    }
+                }),
+                act(waits(own, reached)),
+                act(waits(leaves, reached)),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(2)
+    .reaching(&["left", "slept, and came as the heir"])
+}
+
 /// A release whose wake finds nobody, for who announced itself did not come to sleep, and
 /// `newcomers` that may rely on the heir that was appointed by it.
 #[must_use]
@@ -202,6 +255,8 @@ pub enum By {
     Force,
     /// A sweep behind the dead session.
     Sweep,
+    /// A waiter that takes over from the dead.
+    Reclaim,
 }
 
 /// A grant that is not released but revoked, an heir that attends it, a newcomer.
@@ -244,6 +299,10 @@ fn revoke(actor: &Actor, by: By) {
             // The dead holder's section is seen by looking at its death.
             assert!(world.is_dead(0));
             while !actor.vacate(world.slot().owner(), Vacancy::Forced(100)) {}
+        }
+        By::Reclaim => {
+            let mut next = actor.clone().judging(Judge::TheDead);
+            next.use_lock().expect("a patient reclaimer");
         }
         By::Sweep => {
             assert!(world.is_dead(0));

@@ -10,6 +10,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use caslock_loom::check::Model;
 use caslock_loom::report::{self, Extent};
 use libtest_mimic::{Arguments, Trial};
 
@@ -41,6 +42,41 @@ impl Part {
         Self {
             name: name.into(),
             run: Box::new(run),
+        }
+    }
+}
+
+/// A model that is to fail: in a world with a bug, or with a weakened ordering.
+pub enum Catcher {
+    /// Just this one.
+    One(Model),
+    /// With an actor stopped at some step.
+    AtSomeStop(fn(u32) -> Model),
+}
+
+impl From<Model> for Catcher {
+    fn from(model: Model) -> Self {
+        Self::One(model)
+    }
+}
+
+/// A model that is to fail with an actor stopped at some step.
+pub fn at_some_stop(model: fn(u32) -> Model) -> Catcher {
+    Catcher::AtSomeStop(model)
+}
+
+impl Catcher {
+    fn name(&self) -> String {
+        match self {
+            Self::One(model) => model.name().to_owned(),
+            Self::AtSomeStop(model) => model(0).name().to_owned(),
+        }
+    }
+
+    fn violation(&self) -> Option<String> {
+        match self {
+            Self::One(model) => model.violation(),
+            Self::AtSomeStop(model) => Model::violation_at_some_stop(model),
         }
     }
 }
