@@ -207,8 +207,11 @@ impl Model {
     pub fn violation_at_some_stop(model: impl Fn(u32) -> Self) -> Option<String> {
         for point in 0.. {
             let violation = model(point).violation();
-            if violation.is_some() || !stop::happened() {
-                return violation;
+            if let Some(violation) = violation {
+                return Some(format!("stopped after {point} steps: {violation}"));
+            }
+            if !stop::happened() {
+                return None;
             }
         }
         unreachable!("an actor has so many steps and no more")
@@ -224,6 +227,8 @@ impl Model {
 
     fn run(&self) -> (u64, Reached) {
         stop::reset();
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        crate::stacks::reuse();
         let (iterations, reached) = (Arc::new(AtomicU64::new(0)), Reached::default());
         for first in 0..self.actors as usize {
             FIRST.set(first);

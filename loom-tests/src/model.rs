@@ -377,10 +377,16 @@ impl Actor {
         }
     }
 
-    /// Releases the first slot, as a guard does; false when the grant was lost.
+    /// Releases the first slot; false when the grant was lost.
     #[must_use]
     pub fn release(&self, grant: &Grant) -> bool {
-        self.world.slot().release_quietly(grant) || self.release_as(grant, Vacancy::Released)
+        self.release_as(grant, Vacancy::Released)
+    }
+
+    /// The same as a guard does it: quietly first, which is what a release tries first, too.
+    #[must_use]
+    pub fn release_as_guard(&self, grant: &Grant) -> bool {
+        self.world.slot().release_quietly(grant) || self.release(grant)
     }
 
     /// Releases the first slot, leaving `vacancy`; false when the grant was lost.

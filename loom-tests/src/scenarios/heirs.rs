@@ -44,8 +44,6 @@ fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
 pub enum Courtesy {
     /// The slot kept for itself, and it does not come back.
     KeptInVain,
-    /// The slot kept for itself, and it comes back for it.
-    Kept,
     /// The slot offered to the heir.
     Offered,
 }
@@ -77,10 +75,6 @@ pub fn barging_holder(courtesy: Courtesy, waiters: u32, manners: Manners) -> Mod
         },
     )
     .reaching(&["barged in", "slept, and came as the heir"]);
-    let model = match courtesy {
-        Courtesy::Kept => model.reaching(&["came back for it"]),
-        Courtesy::KeptInVain | Courtesy::Offered => model,
-    };
     match waiters {
         1 => model,
         _ => model.bounded(2),
@@ -101,19 +95,45 @@ fn barge(holder: &Actor, courtesy: Courtesy, reached: &Reached) {
     }
     let leaves = match courtesy {
         Courtesy::Offered => Vacancy::Offered,
-        Courtesy::Kept | Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
+        Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
     };
     assert!(holder.release_before_others(&grant, leaves));
-    if courtesy != Courtesy::Kept {
-        return;
-    }
-    if let Some(grant) = holder.try_acquire() {
-        world_enter(holder, &grant);
-        if let Owner::Vacant(Vacancy::Kept(_)) = grant.from().owner() {
-            reached.mark("came back for it");
-        }
-        assert!(holder.release(&grant), "nobody revokes it");
-    }
+}
+
+/// A holder that keeps the slot while others wait, and comes back for it, and a waiter.
+#[must_use]
+pub fn holder_comes_back(manners: Manners) -> Model {
+    Model::new(
+        format!(
+            "a holder that comes back for what it kept, a waiter, {}",
+            named(manners)
+        ),
+        NOBODY_UNHEARD,
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let (holder, grant) = held(&world);
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    let kept = Vacancy::Kept(holder.identity().pid());
+                    assert!(holder.release_before_others(&grant, kept));
+                    let Some(grant) = holder.try_acquire() else {
+                        return;
+                    };
+                    world_enter(&holder, &grant);
+                    if let Owner::Vacant(Vacancy::Kept(_)) = grant.from().owner() {
+                        marks.mark("came back for it");
+                    }
+                    assert!(holder.release(&grant), "nobody revokes it");
+                }),
+                act(waits(Actor::new(&world, 1).with(manners), reached)),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["came back for it", "slept, and came as the heir"])
 }
 
 fn named(manners: Manners) -> String {

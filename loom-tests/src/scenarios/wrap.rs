@@ -115,6 +115,10 @@ pub fn stale_release(stale: u64) -> Model {
                     if two.slot().owner().grant_only() == old.word().grant_only() {
                         marks.mark("saw its own word");
                     }
+                    assert!(
+                        !two.slot().release_quietly(&old),
+                        "a stale release succeeded"
+                    );
                     let outcome = two.slot().release(&old, Vacancy::Released);
                     assert_eq!(outcome, Vacated::Lost, "a stale release succeeded");
                 }),

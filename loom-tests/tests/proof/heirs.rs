@@ -2,8 +2,8 @@
 
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, nobody_comes, revoked_under_an_heir, self_appointed,
-    woken_heir_leaves,
+    By, Courtesy, Heir, barging_holder, holder_comes_back, nobody_comes, revoked_under_an_heir,
+    self_appointed, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -35,13 +35,9 @@ pub fn parts() -> Vec<Part> {
         "an_heir_retires_and_is_offered_the_slot":
             barging_holder(Courtesy::Offered, 1, RETIRES);
         "an_heir_retires_while_the_holder_comes_back_for_the_slot":
-            barging_holder(Courtesy::Kept, 1, RETIRES);
+            holder_comes_back(RETIRES);
         "an_heir_attends_while_the_holder_comes_back_for_the_slot":
-            barging_holder(Courtesy::Kept, 1, ATTENDS);
-        "two_wait_while_the_slot_is_kept_in_vain":
-            barging_holder(Courtesy::KeptInVain, 2, RETIRES);
-        "two_wait_and_one_is_offered_the_slot":
-            barging_holder(Courtesy::Offered, 2, RETIRES);
+            holder_comes_back(ATTENDS);
         "a_woken_heir_leaves_beside_one_of_its_own_making":
             woken_heir_leaves();
         "a_reclaim_under_an_heir_is_noticed":
