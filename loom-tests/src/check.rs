@@ -24,6 +24,15 @@ impl Reached {
         self.0.lock().expect("nothing panics here").insert(outcome);
     }
 
+    fn add(&self, other: &Self) {
+        let more = other.0.lock().expect("nothing panics here");
+        self.0.lock().expect("nothing panics here").extend(&*more);
+    }
+
+    fn has(&self, outcome: &'static str) -> bool {
+        self.missing(&[outcome]).is_empty()
+    }
+
     fn missing(&self, expected: &[&'static str]) -> Vec<&'static str> {
         let reached = self.0.lock().expect("nothing panics here");
         let absent = |outcome: &&&str| !reached.contains(**outcome);
@@ -55,6 +64,18 @@ impl std::fmt::Debug for Model {
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
+    static FIRST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Which actor the running search begins with.
+///
+/// loom remembers one last access of an atomic, not one of each thread. When a thread reads
+/// a word and then changes it, its own reading hides that another had read the word before,
+/// and loom does not try that change before the other's reading. Begun with the thread that
+/// changes the word, the search does have both. So each model is searched once for each
+/// actor, with that one first.
+pub(crate) fn first_actor() -> usize {
+    FIRST.get()
 }
 
 impl Model {
@@ -112,14 +133,9 @@ impl Model {
     ///
     /// If an execution breaks an assertion or an expected outcome was not reached.
     pub fn prove(self) {
-        let (iterations, reached) = self.run_or_report();
-        let missing = reached.missing(&self.expected);
-        assert!(
-            missing.is_empty(),
-            "{}: never reached {missing:?}",
-            self.name
-        );
-        self.row(iterations, 0);
+        let mut sums = Sums::default();
+        sums.add(&self);
+        sums.row(&self);
     }
 
     /// Checks `model(k)` with an actor stopped after its k-th shared step, for each k up
@@ -129,31 +145,44 @@ impl Model {
     ///
     /// If an execution breaks an assertion or an expected outcome was reached with no k.
     pub fn prove_at_each_stop(model: impl Fn(u32) -> Self) {
-        let (mut total, mut points) = (0, 0);
-        let mut missing: Option<Vec<&'static str>> = None;
-        loop {
-            let this = model(points);
-            let (iterations, reached) = this.run_or_report();
-            total += iterations;
-            let absent = reached.missing(&this.expected);
-            missing = Some(match missing {
-                Some(still) => still
-                    .into_iter()
-                    .filter(|outcome| absent.contains(outcome))
-                    .collect(),
-                None => absent,
-            });
+        let mut sums = Sums::default();
+        for steps in 0.. {
+            let this = model(steps);
+            sums.add(&this);
             if !stop::happened() {
-                let missing = missing.unwrap_or_default();
-                assert!(
-                    missing.is_empty(),
-                    "{}: never reached {missing:?}",
-                    this.name
-                );
-                this.row(total, points);
-                return;
+                return sums.row(&this);
             }
-            points += 1;
+            sums.points += 1;
+        }
+    }
+
+    /// The same for `model(j, k)` with two stops in one execution: each k for each j. The
+    /// outcomes `first` and `second` say that the one was made, and the other. A model of
+    /// its own for each pair keeps each execution short.
+    ///
+    /// # Panics
+    ///
+    /// As [`Model::prove_at_each_stop`].
+    pub fn prove_at_each_pair_of_stops(
+        model: impl Fn(u32, u32) -> Self,
+        first: &'static str,
+        second: &'static str,
+    ) {
+        let mut sums = Sums::default();
+        for steps in 0.. {
+            let mut is_last = false;
+            for more_steps in 0.. {
+                let this = model(steps, more_steps);
+                let reached = sums.add(&this);
+                is_last = !reached.has(first);
+                if !reached.has(second) {
+                    break;
+                }
+                sums.points += 1;
+            }
+            if is_last {
+                return sums.row(&model(steps, 0));
+            }
         }
     }
 
@@ -178,8 +207,11 @@ impl Model {
     pub fn violation_at_some_stop(model: impl Fn(u32) -> Self) -> Option<String> {
         for point in 0.. {
             let violation = model(point).violation();
-            if violation.is_some() || !stop::happened() {
-                return violation;
+            if let Some(violation) = violation {
+                return Some(format!("stopped after {point} steps: {violation}"));
+            }
+            if !stop::happened() {
+                return None;
             }
         }
         unreachable!("an actor has so many steps and no more")
@@ -195,18 +227,23 @@ impl Model {
 
     fn run(&self) -> (u64, Reached) {
         stop::reset();
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        crate::stacks::reuse();
         let (iterations, reached) = (Arc::new(AtomicU64::new(0)), Reached::default());
-        let mut builder = loom::model::Builder::new();
-        // An unfinished search must never look like a proof.
-        builder.max_duration = None;
-        builder.max_permutations = None;
-        builder.max_branches = self.branches;
-        builder.preemption_bound = self.bound;
-        let (body, counter, marks) = (self.body.clone(), iterations.clone(), reached.clone());
-        builder.check(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-            body(&marks);
-        });
+        for first in 0..self.actors as usize {
+            FIRST.set(first);
+            let mut builder = loom::model::Builder::new();
+            // An unfinished search must never look like a proof.
+            builder.max_duration = None;
+            builder.max_permutations = None;
+            builder.max_branches = self.branches;
+            builder.preemption_bound = self.bound;
+            let (body, counter, marks) = (self.body.clone(), iterations.clone(), reached.clone());
+            builder.check(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                body(&marks);
+            });
+        }
         (iterations.load(Ordering::Relaxed), reached)
     }
 
@@ -223,6 +260,31 @@ impl Model {
             crash_points,
             proves: self.proves,
         });
+    }
+}
+
+/// What a model came to with one stop after the other.
+#[derive(Default)]
+struct Sums {
+    iterations: u64,
+    points: u32,
+    reached: Reached,
+}
+
+impl Sums {
+    /// Checks `model`, and says what it came to by itself.
+    fn add(&mut self, model: &Model) -> Reached {
+        let (iterations, reached) = model.run_or_report();
+        self.iterations += iterations;
+        self.reached.add(&reached);
+        reached
+    }
+
+    fn row(self, model: &Model) {
+        let missing = self.reached.missing(&model.expected);
+        let name = &model.name;
+        assert!(missing.is_empty(), "{name}: never reached {missing:?}");
+        model.row(self.iterations, self.points);
     }
 }
 

@@ -13,6 +13,8 @@ pub mod atomic;
 pub mod check;
 pub mod futex;
 pub mod report;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod stacks;
 pub mod stop;
 pub mod weaken;
 

@@ -10,6 +10,7 @@ use super::protocol::slot::{Grant, Slot, Taken};
 use super::protocol::wait::{self, Spin, Verdict, Waiting, Wake};
 use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, Ordering};
+use crate::check;
 use crate::futex::{Ended, Futex};
 use crate::stop;
 
@@ -382,6 +383,12 @@ impl Actor {
         self.release_as(grant, Vacancy::Released)
     }
 
+    /// The same as a guard does it: quietly first, which is what a release tries first, too.
+    #[must_use]
+    pub fn release_as_guard(&self, grant: &Grant) -> bool {
+        self.world.slot().release_quietly(grant) || self.release(grant)
+    }
+
     /// Releases the first slot, leaving `vacancy`; false when the grant was lost.
     #[must_use]
     pub fn release_as(&self, grant: &Grant, vacancy: Vacancy) -> bool {
@@ -560,14 +567,22 @@ pub fn identity(session: u32) -> Identity {
     Identity::new(100 + session, session)
 }
 
-/// Starts an actor.
-pub fn act(actor: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
-    thread::spawn(actor)
+/// What one actor does.
+pub type Act = Box<dyn FnOnce()>;
+
+/// An actor of this model.
+pub fn act(actor: impl FnOnce() + 'static) -> Act {
+    Box::new(actor)
 }
 
-/// Waits for actors, and fails the model if one failed.
-pub fn finish(actors: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    for actor in actors {
-        actor.join().expect("an actor failed");
+/// Runs the actors beside each other, and fails the model if one fails. Each execution
+/// begins with another of them where the search is made anew: see [`check::first_actor`].
+pub fn finish(actors: impl IntoIterator<Item = Act>) {
+    let mut actors: Vec<_> = actors.into_iter().collect();
+    let count = actors.len().max(1);
+    actors.rotate_left(check::first_actor() % count);
+    let threads: Vec<_> = actors.into_iter().map(thread::spawn).collect();
+    for thread in threads {
+        thread.join().expect("an actor failed");
     }
 }

@@ -111,13 +111,14 @@
 //! | `EpochHelp`                        | `Epoch`                             | that the owner word has moved on      |
 //! | `WakeBump`                         | `Wake`                              | the vacated word, before the new count|
 //! | `Record`                           | `RecordRead`                        | a session's fields                    |
-//! | `IndexPublish`, `Rename` (to even) | `Index`, `RenameRead`               | a name's bytes                        |
+//! | `Rename` (to even)                 | `RenameRead`                        | a name's bytes                        |
 //! | `Rename` (to odd), `RenameFence`   | `NameFence`                         | that the bytes are being changed      |
 //! | `Note`                             | `NoteRead`                          | a note's text                         |
 //!
 //! Plain `Relaxed` is used where one process at a time writes (the naming words, under
-//! the naming lock, whose own word orders them), where a value is only shown, and for
-//! failed compare-and-swaps, whose value nobody uses.
+//! the naming lock, whose own word orders them), for the index (an entry only says where to
+//! look), where a value is only shown, and for failed compare-and-swaps, whose value nobody
+//! uses.
 
 pub mod names;
 pub mod ordering;

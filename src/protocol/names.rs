@@ -338,12 +338,16 @@ impl<'a> Names<'a> {
     }
 
     /// The entries from `hash`'s place to the first that was never used.
+    ///
+    /// Relaxed, as all of the index: an entry says where to look. What is found there is
+    /// believed for what stands between two readings of the slot's rename count, however
+    /// old or new the entry was; and who misses a name asks under the naming lock.
     fn probe(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> + use<'a> {
         let index = self.index;
         let mask = index.len() - 1;
         (0..index.len())
             .map(move |step| (hash as usize).wrapping_add(step) & mask)
-            .map(move |at| (at, index[at].load(ord(Site::Index))))
+            .map(move |at| (at, index[at].load(Ordering::Relaxed)))
             .take_while(|&(_, entry)| entry != EMPTY)
     }
 
@@ -555,7 +559,7 @@ impl<'a> Names<'a> {
     /// however often names come and go.
     fn remove_entry(&self, at: usize) {
         let mask = self.index.len() - 1;
-        self.index[at].swap(TOMBSTONE, ord(Site::IndexPublish));
+        self.index[at].swap(TOMBSTONE, Ordering::Relaxed);
         if self.index[at.wrapping_add(1) & mask].load(Ordering::Relaxed) != EMPTY {
             return;
         }
@@ -564,7 +568,7 @@ impl<'a> Names<'a> {
             if self.index[last].load(Ordering::Relaxed) != TOMBSTONE {
                 return;
             }
-            self.index[last].swap(EMPTY, ord(Site::IndexPublish));
+            self.index[last].swap(EMPTY, Ordering::Relaxed);
             last = last.wrapping_sub(1) & mask;
         }
     }
@@ -578,7 +582,7 @@ impl<'a> Names<'a> {
         // The index has more places than there are slots. Should a scribbled file be
         // full of nonsense all the same, the name goes where it hashes to.
         let place = place.unwrap_or(hash as usize & mask);
-        self.index[place].swap(entry_of(hash, slot), ord(Site::IndexPublish));
+        self.index[place].swap(entry_of(hash, slot), Ordering::Relaxed);
     }
 
     /// Raises the slot's generation to the floor: the word first, so that an epoch word

@@ -14,8 +14,9 @@ pub enum Site {
     /// [`Site::Grant`]: whoever sees a word also sees the epoch that was helped, and the
     /// name that was settled, before it was written.
     Owner,
-    /// The CAS that grants. Acquires what the last holder wrote ([`Site::Vacate`]), and
-    /// releases the judgement (a dead holder's writes, seen through its liveness) and the
+    /// The CAS that grants. Acquires what the last holder wrote ([`Site::Vacate`]): reading
+    /// the word before it has done so, too, but only for that word's own last holder, and
+    /// the CAS may meet the same bits again a whole wrap of the generation later. Releases the judgement (a dead holder's writes, seen through its liveness) and the
     /// epoch that was helped to whoever reads this word.
     Grant,
     /// The CAS that vacates: releases the critical section to the next [`Site::Grant`].
@@ -24,7 +25,8 @@ pub enum Site {
     /// an epoch that is ahead of a word shows that the word has been replaced.
     Epoch,
     /// The CAS that moves the epoch word on. Releases the helper's reading of the owner
-    /// word to [`Site::Epoch`].
+    /// word to [`Site::Epoch`]. It acquires nothing: its value was acquired when it was
+    /// read, and no value of the epoch word comes back.
     EpochHelp,
     /// Reading the wake word before announcing a waiter. With [`Site::WakeBump`]: a
     /// waiter that already sees the bump also sees the word that was vacated before it,
@@ -36,11 +38,10 @@ pub enum Site {
     Record,
     /// Reading a session record's state before its fields.
     RecordRead,
-    /// Publishing a name in the index: the name's bytes and its slot are there before it.
-    IndexPublish,
-    /// Reading the index on the way to a name. With [`Site::IndexPublish`].
-    Index,
-    /// Counting a slot's renames. The even count is released after the name's bytes.
+    /// Counting a slot's renames. The even count is released after the name's bytes. For a
+    /// namer that made it odd itself [`Site::RenameFence`] and the owner word would do; one
+    /// that repairs a dead one's naming has no such fence. It acquires nothing: only the
+    /// holder of the naming lock counts.
     Rename,
     /// Reading a slot's rename count before its name. With [`Site::Rename`].
     RenameRead,
@@ -61,18 +62,18 @@ impl Site {
     #[must_use]
     pub const fn ordering(self) -> Ordering {
         match self {
-            Self::Grant | Self::EpochHelp | Self::Rename => Ordering::AcqRel,
+            Self::Grant => Ordering::AcqRel,
             Self::Vacate
             | Self::WakeBump
+            | Self::EpochHelp
             | Self::Record
-            | Self::IndexPublish
+            | Self::Rename
             | Self::RenameFence
             | Self::Note => Ordering::Release,
             Self::Owner
             | Self::Epoch
             | Self::Wake
             | Self::RecordRead
-            | Self::Index
             | Self::RenameRead
             | Self::NameFence
             | Self::NoteRead => Ordering::Acquire,

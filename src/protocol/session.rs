@@ -23,7 +23,9 @@ pub struct SessionRecord {
     attached_ms: AtomicU64,
     /// The command name, as two little-endian words.
     command: [AtomicU64; 2],
-    /// Counted up by each heartbeat, from 0 at each attaching.
+    /// `attachings << 32 | heartbeats`: counted up by each heartbeat, and to the next multiple
+    /// of 2^32 by each attaching. So it never goes back, not even when a session comes after
+    /// another, and no value of it is ever seen twice.
     beat: AtomicU64,
     /// When that was, in monotonic milliseconds; for showing.
     beat_ms: AtomicU64,
@@ -56,6 +58,16 @@ pub struct Credentials {
 
 const SHARES_WITNESS: u64 = 1 << 32;
 
+/// How much of the beat word counts one session's heartbeats.
+const BEATS_BITS: u32 = 32;
+const BEATS_MASK: u64 = (1 << BEATS_BITS) - 1;
+
+/// The beat word of the session that comes after one that left `beat`. Made from the word
+/// itself: should a session ever beat 2^32 times, its next still begins above it.
+const fn next_session(beat: u64) -> u64 {
+    (beat | BEATS_MASK).wrapping_add(1)
+}
+
 /// A record as it was at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionView {
@@ -70,6 +82,11 @@ pub struct SessionView {
 }
 
 /// What changes when a session shows that it runs: its incarnation, or its beat.
+///
+/// The two words are read one after the other, so a sign may mix two sessions. No value of
+/// either word ever comes back (the beat's after 2^32 attachings, between two instructions
+/// of one reader), so such a mixture equals no sign that was read before it: a torn sign of
+/// life is a new one, and nobody is called silent for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LifeSign {
     state: u64,
@@ -87,7 +104,7 @@ impl LifeSign {
     /// id on the certificate before ([`Site::Record`]).
     #[must_use]
     pub const fn has_beaten(&self) -> bool {
-        self.beat != 0
+        self.beat & BEATS_MASK != 0
     }
 }
 
@@ -100,6 +117,7 @@ impl SessionRecord {
         offset_of!(Self, attached_ms),
         offset_of!(Self, command),
         offset_of!(Self, beat),
+        BEATS_BITS as usize,
         offset_of!(Self, beat_ms),
         offset_of!(Self, certificate),
         offset_of!(Self, notice),
@@ -157,7 +175,8 @@ impl SessionRecord {
             entry.swap(0, Ordering::Relaxed);
         }
         self.beat_ms.swap(who.now_ms, Ordering::Relaxed);
-        self.beat.swap(0, Ordering::Relaxed);
+        let beat = self.beat.load(Ordering::Relaxed);
+        self.beat.swap(next_session(beat), Ordering::Relaxed);
         let state = self.state.load(Ordering::Relaxed);
         self.state
             .swap((state | 1).wrapping_add(2), ord(Site::Record));
@@ -372,6 +391,34 @@ mod tests {
         assert!(!record.is_active());
         record.open(&who);
         assert_ne!(record.life_sign(), first.life);
+    }
+
+    /// A reading of the old state with the new beat was once an earlier sign of life.
+    #[test]
+    fn no_beat_comes_back_with_the_next_session() {
+        let record = SessionRecord::new();
+        let who = Credentials {
+            pid: 9,
+            shares_witness: false,
+            pid_namespace: 7,
+            now_ms: 5,
+            command: [1, 2],
+        };
+        let mut seen = vec![record.life_sign()];
+        for _ in 0..3 {
+            record.open(&who);
+            assert!(!record.life_sign().has_beaten());
+            seen.push(record.life_sign());
+            for _ in 0..2 {
+                record.beat(6);
+                assert!(record.life_sign().has_beaten());
+                seen.push(record.life_sign());
+            }
+            record.close();
+        }
+        assert!(seen.is_sorted_by(|one, next| one.beat < next.beat));
+        assert!(next_session(1 << BEATS_BITS) > (1 << BEATS_BITS));
+        assert!(next_session((2 << BEATS_BITS) - 1) == 2 << BEATS_BITS);
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn two_triers() -> Model {
                             return;
                         };
                         world.section.enter(grant.token());
-                        assert!(actor.release(&grant));
+                        assert!(actor.release_as_guard(&grant));
                         if grant.token() == 2 {
                             reached.mark("one after the other");
                         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::model::{Actor, Manners, World, act, finish};
+use super::super::model::{Actor, Judge, Manners, World, act, finish};
 use super::super::protocol::reclaim::sweep;
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -100,6 +100,42 @@ fn barge(holder: &Actor, courtesy: Courtesy, reached: &Reached) {
     assert!(holder.release_before_others(&grant, leaves));
 }
 
+/// A holder that keeps the slot while others wait, and comes back for it, and a waiter.
+#[must_use]
+pub fn holder_comes_back(manners: Manners) -> Model {
+    Model::new(
+        format!(
+            "a holder that comes back for what it kept, a waiter, {}",
+            named(manners)
+        ),
+        NOBODY_UNHEARD,
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let (holder, grant) = held(&world);
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    let kept = Vacancy::Kept(holder.identity().pid());
+                    assert!(holder.release_before_others(&grant, kept));
+                    let Some(grant) = holder.try_acquire() else {
+                        return;
+                    };
+                    world_enter(&holder, &grant);
+                    if let Owner::Vacant(Vacancy::Kept(_)) = grant.from().owner() {
+                        marks.mark("came back for it");
+                    }
+                    assert!(holder.release(&grant), "nobody revokes it");
+                }),
+                act(waits(Actor::new(&world, 1).with(manners), reached)),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["came back for it", "slept, and came as the heir"])
+}
+
 fn named(manners: Manners) -> String {
     let Manners {
         stays,
@@ -164,6 +200,43 @@ pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
     }
 }
 
+/// A holder that comes again, a waiter that leaves once it was woken, and one that has
+/// appointed itself the heir.
+#[must_use]
+pub fn woken_heir_leaves() -> Model {
+    Model::new(
+        "a woken heir that leaves beside one of its own making",
+        NOBODY_UNHEARD,
+        3,
+        |reached| {
+            let world = World::new(1, 3);
+            let (holder, grant) = held(&world);
+            let own = Actor::new(&world, 1).with(Manners {
+                stays: true,
+                attends: 0,
+                defers: 0,
+            });
+            let leaves = Actor::new(&world, 2).giving_up_after(1);
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(holder.release(&grant), "nobody revokes it");
+                    // A woken waiter leaves only before somebody else's grant.
+                    if let Some(grant) = holder.try_acquire() {
+                        world_enter(&holder, &grant);
+                        assert!(holder.release(&grant), "nobody revokes it");
+                    }
+                }),
+                act(waits(own, reached)),
+                act(waits(leaves, reached)),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(2)
+    .reaching(&["left", "slept, and came as the heir"])
+}
+
 /// A release whose wake finds nobody, for who announced itself did not come to sleep, and
 /// `newcomers` that may rely on the heir that was appointed by it.
 #[must_use]
@@ -202,6 +275,8 @@ pub enum By {
     Force,
     /// A sweep behind the dead session.
     Sweep,
+    /// A waiter that takes over from the dead.
+    Reclaim,
 }
 
 /// A grant that is not released but revoked, an heir that attends it, a newcomer.
@@ -244,6 +319,10 @@ fn revoke(actor: &Actor, by: By) {
             // The dead holder's section is seen by looking at its death.
             assert!(world.is_dead(0));
             while !actor.vacate(world.slot().owner(), Vacancy::Forced(100)) {}
+        }
+        By::Reclaim => {
+            let mut next = actor.clone().judging(Judge::TheDead);
+            next.use_lock().expect("a patient reclaimer");
         }
         By::Sweep => {
             assert!(world.is_dead(0));

@@ -142,7 +142,7 @@ pub fn two_creators(same: bool) -> Model {
                     let letter = if same { b'a' } else { b'a' + session as u8 };
                     let marks = reached.clone();
                     act(move || {
-                        let mut actor = table.actor(session);
+                        let mut actor = table.actor(session).sleeping(Sleep::Futex);
                         let found = table.names().find(&name(letter));
                         if found.is_some() {
                             marks.mark("found without the lock");
@@ -344,6 +344,46 @@ pub fn creator_stops(steps: u32) -> Model {
     )
     .bounded(2)
     .reaching(&["broken off", "done"])
+}
+
+/// The same with the next creator in a thread of its own, so that nothing is ordered by
+/// the dead one's own fence but what the protocol hands on.
+#[must_use]
+pub fn creator_repaired(steps: u32) -> Model {
+    Model::new(
+        "a creator that dies anywhere, one that repairs, a finder",
+        "what a repairer mends is mended for everybody, though another began it",
+        3,
+        move |reached| {
+            let table = Table::new(1);
+            let mut first_user = table.actor(0);
+            let _ = table.create(&mut first_user, &name(b'a')).expect("room");
+            let (mortal, next, finder) = (table.clone(), table.clone(), table);
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    let mut actor = mortal.actor(0);
+                    let _ = stop::after(steps, || mortal.create(&mut actor, &name(b'b')));
+                    mortal.world.die(0);
+                }),
+                act(move || {
+                    if !next.world.is_dead(0) {
+                        return;
+                    }
+                    let mut actor = next.actor(1);
+                    let _ = next.create(&mut actor, &name(b'c')).expect("room");
+                    marks.mark("repaired");
+                }),
+                act(move || {
+                    let torn = key(b'a', b'b');
+                    assert_eq!(finder.names().find(&torn), None, "found a torn name");
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(2)
+    .reaching(&["repaired"])
 }
 
 /// A creator that hangs anywhere while it recycles a slot, and two others: one has a

@@ -185,11 +185,11 @@ pub fn record_reused(attach: Attach) -> Model {
             let grant = mortal.try_acquire().expect("a fresh slot is free");
             world.section.enter(grant.token());
             world.die(MORTAL);
-            let mut heir = Actor::new(&world, 1)
-                .judging(Judge::TheDead)
-                .sleeping(Sleep::Poll);
+            // Both sleep until they are called, for two that poll can pass the turn to and fro
+            // for ever: a slot that is inherited unswept then leaves them asleep behind it.
+            let mut heir = Actor::new(&world, 1).judging(Judge::TheDead);
             let marks = reached.clone();
-            let mut next = mortal.sleeping(Sleep::Poll);
+            let mut next = mortal;
             let all = [
                 act(move || {
                     // The kernel gives the byte to one session at a time.

@@ -4,40 +4,32 @@ use super::super::protocol::reclaim;
 use super::super::protocol::word::{Owner, Vacancy};
 use super::super::widths::GENERATION_BITS;
 use super::names::{Table, name, use_name};
-use crate::check::Model;
+use crate::check::{Model, Reached};
 use crate::stop;
-
-/// More steps than a reset or a naming has, so that the last crash points are none.
-const STEPS: u32 = 64;
 
 /// The session that dies with the machine.
 const LAST: u32 = 0;
 
+/// What says that the naming was broken off.
+pub const NAMING_BROKEN_OFF: &str = "naming broken off";
+
+/// What says that the reset was.
+pub const RESET_BROKEN_OFF: &str = "reset broken off";
+
 /// A table that goes down with a lock held and a naming broken off, and a reset that is
 /// broken off, too, and then made.
 #[must_use]
-pub fn reset_broken_off(naming_steps: u32) -> Model {
+pub fn reset_broken_off(naming_steps: u32, reset_steps: u32) -> Model {
     Model::new(
         format!("a naming and a reset broken off, a reset, {GENERATION_BITS} bits"),
         "after a reset every lock is free, its news told, its token higher, none is stuck",
         1,
-        move |reached| {
-            for reset_steps in 0..=STEPS {
-                let broken = go_down_and_reset(naming_steps, reset_steps);
-                reached.mark(if broken {
-                    "reset broken off"
-                } else {
-                    "reset done"
-                });
-            }
-        },
+        move |reached| go_down_and_reset(naming_steps, reset_steps, reached),
     )
-    .long()
-    .reaching(&["reset broken off", "reset done"])
+    .reaching(&[NAMING_BROKEN_OFF, RESET_BROKEN_OFF])
 }
 
-/// Returns whether the first reset was broken off.
-fn go_down_and_reset(naming_steps: u32, reset_steps: u32) -> bool {
+fn go_down_and_reset(naming_steps: u32, reset_steps: u32, reached: &Reached) {
     let table = Table::new(3);
     let mut user = table.actor(1);
     let mut highest = 0;
@@ -47,11 +39,15 @@ fn go_down_and_reset(naming_steps: u32, reset_steps: u32) -> bool {
     let held = table.resolve(&mut user, &name(b'b')).expect("room");
     let lost = table.acquire(&mut user, held).expect("nobody renames it");
     let mut mortal = table.actor(LAST);
-    let _ = stop::after(naming_steps, || table.create(&mut mortal, &name(b'c')));
+    if stop::after(naming_steps, || table.create(&mut mortal, &name(b'c'))).is_none() {
+        reached.mark(NAMING_BROKEN_OFF);
+    }
 
     // The words are as they were, and no session is attached.
     let whole = |_| true;
-    let first = stop::after(reset_steps, || reclaim::reset(&table.names(), whole));
+    if stop::after(reset_steps, || reclaim::reset(&table.names(), whole)).is_none() {
+        reached.mark(RESET_BROKEN_OFF);
+    }
     reclaim::reset(&table.names(), whole);
 
     let mut next = table.actor(2);
@@ -75,5 +71,4 @@ fn go_down_and_reset(naming_steps: u32, reset_steps: u32) -> bool {
         let (token, _) = use_name(&table, &mut next, &name(letter));
         assert!(token > floor, "a new name begins below an old token");
     }
-    first.is_none()
 }

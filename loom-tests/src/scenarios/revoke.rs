@@ -29,7 +29,7 @@ pub fn late_release(evictors: u32) -> Model {
                 let first = slot.is_current(&grant);
                 let second = slot.is_current(&grant);
                 assert!(first || !second, "a lost grant came back");
-                let released = owner.release(&grant);
+                let released = owner.release_as_guard(&grant);
                 assert!(second || !released, "released what was lost already");
                 if released {
                     owners_end.lock().unwrap().push("released");

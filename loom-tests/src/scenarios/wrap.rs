@@ -115,6 +115,10 @@ pub fn stale_release(stale: u64) -> Model {
                     if two.slot().owner().grant_only() == old.word().grant_only() {
                         marks.mark("saw its own word");
                     }
+                    assert!(
+                        !two.slot().release_quietly(&old),
+                        "a stale release succeeded"
+                    );
                     let outcome = two.slot().release(&old, Vacancy::Released);
                     assert_eq!(outcome, Vacated::Lost, "a stale release succeeded");
                 }),
@@ -167,6 +171,53 @@ pub fn triers_across_epochs(start: u64, rounds: u32) -> Model {
         },
     )
     .reaching(&["refused"])
+}
+
+/// An acquirer that has looked at a vacant slot, and takes it from that word when it has
+/// come round, after `start` grants: what it has acquired by looking is long out of date.
+#[must_use]
+pub fn stale_take(start: u64) -> Model {
+    Model::new(
+        format!("an acquirer that lags, {PERIOD} grants of another, from token {start}"),
+        "a grant from a word that has come round is one, and sees the last holder's writes",
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            for _ in 0..start {
+                pass(world.slot(), identity(0));
+            }
+            let (holder, late) = (Actor::new(&world, 0), Actor::new(&world, 1));
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    for _ in 0..PERIOD {
+                        let Some(grant) = holder.try_acquire() else {
+                            return;
+                        };
+                        holder.world().section.enter(grant.token());
+                        assert!(holder.release(&grant), "nobody revoked it");
+                    }
+                }),
+                act(move || {
+                    let seen = late.world().slot().owner();
+                    let looked_first = late.world().tokens().is_empty();
+                    if !seen.is_open() {
+                        return;
+                    }
+                    let Some(grant) = late.take(seen) else {
+                        return marks.mark("changed");
+                    };
+                    late.world().section.enter(grant.token());
+                    if looked_first && grant.token() > start + PERIOD {
+                        marks.mark("granted a wrap later");
+                    }
+                    assert!(late.release(&grant), "nobody revoked it");
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["changed", "granted a wrap later"])
 }
 
 /// An owner that stops anywhere in two grants, and an heir that goes on for two more,

@@ -2,7 +2,8 @@
 
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, nobody_comes, revoked_under_an_heir, self_appointed,
+    By, Courtesy, Heir, barging_holder, holder_comes_back, nobody_comes, revoked_under_an_heir,
+    self_appointed, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -33,6 +34,14 @@ pub fn parts() -> Vec<Part> {
             barging_holder(Courtesy::KeptInVain, 1, RETIRES);
         "an_heir_retires_and_is_offered_the_slot":
             barging_holder(Courtesy::Offered, 1, RETIRES);
+        "an_heir_retires_while_the_holder_comes_back_for_the_slot":
+            holder_comes_back(RETIRES);
+        "an_heir_attends_while_the_holder_comes_back_for_the_slot":
+            holder_comes_back(ATTENDS);
+        "a_woken_heir_leaves_beside_one_of_its_own_making":
+            woken_heir_leaves();
+        "a_reclaim_under_an_heir_is_noticed":
+            revoked_under_an_heir(By::Reclaim);
         "an_heir_attends_while_the_slot_is_kept_in_vain":
             barging_holder(Courtesy::KeptInVain, 1, ATTENDS);
         "an_heir_attends_and_is_offered_the_slot":

@@ -8,7 +8,9 @@
 #![allow(clippy::duplicate_mod)]
 
 use std::process::ExitCode;
+use std::time::Instant;
 
+use caslock_loom::check::Model;
 use caslock_loom::report::{self, Extent};
 use libtest_mimic::{Arguments, Trial};
 
@@ -40,6 +42,41 @@ impl Part {
         Self {
             name: name.into(),
             run: Box::new(run),
+        }
+    }
+}
+
+/// A model that is to fail: in a world with a bug, or with a weakened ordering.
+pub enum Catcher {
+    /// Just this one.
+    One(Model),
+    /// With an actor stopped at some step.
+    AtSomeStop(fn(u32) -> Model),
+}
+
+impl From<Model> for Catcher {
+    fn from(model: Model) -> Self {
+        Self::One(model)
+    }
+}
+
+/// A model that is to fail with an actor stopped at some step.
+pub fn at_some_stop(model: fn(u32) -> Model) -> Catcher {
+    Catcher::AtSomeStop(model)
+}
+
+impl Catcher {
+    fn name(&self) -> String {
+        match self {
+            Self::One(model) => model.name().to_owned(),
+            Self::AtSomeStop(model) => model(0).name().to_owned(),
+        }
+    }
+
+    fn violation(&self) -> Option<String> {
+        match self {
+            Self::One(model) => model.violation(),
+            Self::AtSomeStop(model) => Model::violation_at_some_stop(model),
         }
     }
 }
@@ -82,9 +119,12 @@ fn main() -> ExitCode {
         .into_iter()
         .enumerate()
         .map(|(number, part)| {
+            let name = part.name.clone();
             Trial::test(part.name, move || {
+                let begun = Instant::now();
                 report::begin(number);
                 (part.run)();
+                report::ended(name, begun.elapsed());
                 Ok(())
             })
         })

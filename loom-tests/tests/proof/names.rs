@@ -4,8 +4,8 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::wide::scenarios::names::{
-    Handle, create_and_find, creator_hangs, creator_stops, name_comes_back, recycle_and_acquire,
-    recycle_and_find, two_creators,
+    Handle, create_and_find, creator_hangs, creator_repaired, creator_stops, name_comes_back,
+    recycle_and_acquire, recycle_and_find, two_creators,
 };
 
 fn two_creators_agree_on_a_names_slot() {
@@ -31,6 +31,10 @@ fn a_creator_may_die_at_any_step() {
     Model::prove_at_each_stop(creator_stops);
 }
 
+fn a_dead_creators_name_is_mended_for_everybody() {
+    Model::prove_at_each_stop(creator_repaired);
+}
+
 fn a_creator_may_hang_at_any_step() {
     Model::prove_at_each_stop(creator_hangs);
 }
@@ -48,6 +52,7 @@ pub fn parts() -> Vec<Part> {
         a_recycled_slot_is_found_by_one_name_at_a_time,
         an_old_handle_never_holds_a_new_name,
         a_creator_may_die_at_any_step,
+        a_dead_creators_name_is_mended_for_everybody,
         a_creator_may_hang_at_any_step,
         a_names_tokens_never_go_back,
     ]

@@ -6,7 +6,7 @@ use caslock_loom::report::{self, Row};
 use caslock_loom::wide::model::Passing;
 use caslock_loom::wide::scenarios::{certificate, names, reclaim, sessions};
 
-use crate::Part;
+use crate::{Catcher, Part, at_some_stop};
 
 /// The bugs that a lock of this kind invites most, in the order of the table.
 const NUMBERED: [&str; 16] = [
@@ -28,33 +28,9 @@ const NUMBERED: [&str; 16] = [
     "record_reused_unswept",
 ];
 
-/// The model that must fail.
-enum Catcher {
-    /// Just this one.
-    One(Model),
-    /// With an actor stopped at some step.
-    AtSomeStop(fn(u32) -> Model),
-}
-
-impl From<Model> for Catcher {
-    fn from(model: Model) -> Self {
-        Self::One(model)
-    }
-}
-
-fn at_some_stop(model: fn(u32) -> Model) -> Catcher {
-    Catcher::AtSomeStop(model)
-}
-
 /// Has the model find a violation, and adds the bug's row.
 fn catch(bug: &str, story: &str, catcher: Catcher) {
-    let (model, violation) = match catcher {
-        Catcher::One(model) => (model.name().to_owned(), model.violation()),
-        Catcher::AtSomeStop(model) => (
-            model(0).name().to_owned(),
-            Model::violation_at_some_stop(model),
-        ),
-    };
+    let (model, violation) = (catcher.name(), catcher.violation());
     let violation = violation.unwrap_or_else(|| panic!("{model} does not notice"));
     let line = violation.lines().next().unwrap_or_default();
     let place = NUMBERED.iter().position(|name| *name == bug);
@@ -124,8 +100,8 @@ fn plants() -> Vec<Plant> {
         recycled_without_owner by names::recycle_and_acquire(names::Handle::Checks),
         repair_skipped by at_some_stop(names::creator_stops),
         floor_forgotten by at_some_stop(names::name_comes_back),
-        reset_keeps_epoch by reset::reset_broken_off(0),
-        reset_forgets_floor by reset::reset_broken_off(0),
+        reset_keeps_epoch by reset::reset_broken_off(0, 0),
+        reset_forgets_floor by reset::reset_broken_off(0, 0),
         record_withdrawn_late by records::session_view().bounded(1),
     };
     plants.extend(in_the_models! {

@@ -2,7 +2,7 @@
 
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
-use caslock_loom::wide::scenarios::reset::reset_broken_off;
+use caslock_loom::wide::scenarios::reset::{NAMING_BROKEN_OFF, RESET_BROKEN_OFF, reset_broken_off};
 use caslock_loom::wide::scenarios::sessions::{
     Order, SecondLook, beat_and_evict, session_killed, two_attach,
 };
@@ -22,8 +22,12 @@ fn a_beat_that_can_be_known_of_prevents_an_eviction() {
 }
 
 fn a_reset_may_be_broken_off_at_any_step() {
-    Model::prove_at_each_stop(reset_broken_off);
-    Model::prove_at_each_stop(tiny::scenarios::reset::reset_broken_off);
+    for model in [
+        reset_broken_off as fn(u32, u32) -> Model,
+        tiny::scenarios::reset::reset_broken_off,
+    ] {
+        Model::prove_at_each_pair_of_stops(model, NAMING_BROKEN_OFF, RESET_BROKEN_OFF);
+    }
 }
 
 /// What there is to run.

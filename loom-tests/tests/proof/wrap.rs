@@ -4,7 +4,8 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
-    nested_crashes, onlooker, owner_stops, stale_look, stale_release, triers_across_epochs,
+    nested_crashes, onlooker, owner_stops, stale_look, stale_release, stale_take,
+    triers_across_epochs,
 };
 
 fn a_stale_release_fails_where_the_word_looks_the_same_again() {
@@ -22,6 +23,12 @@ fn a_lost_grant_never_looks_current_again() {
 fn tokens_rise_across_epochs() {
     for start in 0..4 {
         triers_across_epochs(start, 2).bounded(3).prove();
+    }
+}
+
+fn a_grant_from_a_word_that_has_come_round_is_one() {
+    for start in 1..=2 {
+        stale_take(start).prove();
     }
 }
 
@@ -50,6 +57,7 @@ pub fn parts() -> Vec<Part> {
         a_stale_release_fails_where_the_word_looks_the_same_again,
         a_lost_grant_never_looks_current_again,
         tokens_rise_across_epochs,
+        a_grant_from_a_word_that_has_come_round_is_one,
         waiters_cross_epochs_like_anyone,
         tokens_rise_though_a_grant_dies_unhelped,
         tokens_rise_through_any_two_crash_points_in_a_row,
