@@ -112,6 +112,10 @@ const SETTLED_NS: u64 = 15_000_000;
 /// How long a nap without a certificate is at most: only a look finds its holder's death.
 const BLIND_NAP_NS: u64 = 50_000_000;
 
+/// How long it is at least, and at first: mostly the holder's keeper is still starting, and
+/// a process that dies before it has one is to cost no more than it lived.
+const BLIND_NAP_MIN_NS: u64 = 100_000;
+
 /// For how long the heir looks at one and the same grant before it sleeps again: about
 /// what sleeping and waking cost.
 const HEIR_LOOKS_NS: u64 = 50_000;
@@ -174,6 +178,8 @@ pub(crate) struct Blocking<'a> {
     ask_ns: u64,
     /// When the holder was first seen to have begun to die; 0: it was not.
     dying_ns: u64,
+    /// Since when this holder has been waited for without a certificate.
+    blind: Option<(Identity, u64)>,
     rest: Option<Rest>,
     shown: bool,
     watched: bool,
@@ -205,6 +211,7 @@ impl<'a> Blocking<'a> {
             heir: Heir::default(),
             ask_ns: 0,
             dying_ns: 0,
+            blind: None,
             rest: None,
             shown: false,
             watched: false,
@@ -228,7 +235,9 @@ impl<'a> Blocking<'a> {
     }
 
     /// Whether to have the kernel prove or disprove the holder's death. A waiter that is
-    /// about to sleep beside an intact certificate need not: it is woken by the death.
+    /// about to sleep beside an intact certificate need not: it is woken by the death. One
+    /// whose wait gets long asks all the same, at once and then at each poll: no kernel marks
+    /// the certificate in a file that was copied, or put back, after its processes had died.
     fn should_ask(&mut self, holder: Identity, now_ns: u64) -> bool {
         if holder == self.session.identity {
             return false;
@@ -239,7 +248,13 @@ impl<'a> Blocking<'a> {
         let first = self.ask_ns == 0;
         let due = now_ns >= self.ask_ns;
         if due {
-            self.ask_ns = now_ns + self.poll_ns();
+            let poll_ns = self.poll_ns();
+            self.ask_ns = now_ns
+                + if first {
+                    poll_ns.min(SETTLED_NS)
+                } else {
+                    poll_ns
+                };
         }
         match self.patience {
             Patience::None => true,
@@ -268,6 +283,20 @@ impl<'a> Blocking<'a> {
             rest.kin = self.session.view.kin(holder);
         }
         poll_ns
+    }
+
+    /// How long to sleep behind a holder of whose death the kernel would not tell: less and
+    /// less often, so that it is found within a quarter of the time that was waited for it.
+    fn blind_nap_ns(&mut self, holder: Identity, now_ns: u64) -> u64 {
+        let since_ns = match self.blind {
+            Some((seen, since_ns)) if seen == holder => since_ns,
+            _ => {
+                self.blind = Some((holder, now_ns));
+                now_ns
+            }
+        };
+        let nap_ns = (now_ns.saturating_sub(since_ns) / 4).max(BLIND_NAP_MIN_NS);
+        nap_ns.min(BLIND_NAP_NS).min(self.poll_ns())
     }
 
     fn is_proven_dead(&self, holder: Identity) -> bool {
@@ -384,7 +413,7 @@ impl<'a> Blocking<'a> {
             self.dying_ns = 0;
             self.rest_ns(holder, now_ns)
         } else {
-            self.poll_ns().min(BLIND_NAP_NS)
+            self.blind_nap_ns(holder, now_ns)
         };
         let nap_ns = match queue {
             Queue::Heir => nap_ns.min(self.trust_ns()),

@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 
 use super::protocol::slot::{Grant, Slot, Taken};
-use super::protocol::wait::{self, Spin, Verdict, Waiting, Wake};
+use super::protocol::wait::{self, Defer, Slept, Spin, Verdict, Waiting, Wake};
 use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, Ordering};
 use crate::check;
@@ -245,6 +245,8 @@ pub struct Manners {
     pub attends: u32,
     /// How often it leaves a vacant slot to whom it is kept or offered.
     pub defers: u32,
+    /// Whether it sleeps then, where there is an heir, and does not take the slot.
+    pub sleeps_aside: bool,
 }
 
 /// One thread of one session.
@@ -395,6 +397,14 @@ impl Actor {
         wait::release(self.world.slot(), grant, vacancy, self)
     }
 
+    /// Calls the heir of the first slot, as one that means to come back for it.
+    pub fn call_heir(&self, grant: &Grant) {
+        let seen = self.world.slot().owner();
+        if seen.queue() == Queue::Asleep && seen.grant_only() == grant.word().grant_only() {
+            wait::call_heir(self.world.slot(), seen, self);
+        }
+    }
+
     /// Releases the first slot in front of those who wait, leaving `courtesy` if there are
     /// any; false when the grant was lost.
     #[must_use]
@@ -454,13 +464,10 @@ impl Actor {
     fn sleep_on_both(
         &self,
         wake: (&AtomicU32, u32),
-        held: OwnerWord,
+        holder: Identity,
         passing: Passing,
         begun: u64,
     ) -> Ended {
-        let Owner::Held(holder) = held.owner() else {
-            unreachable!("only a holder is waited for");
-        };
         let session = holder.session() as usize;
         let (futex, certificate) = (&self.world.futex, &self.world.certificates[session]);
         if certificate.load(Ordering::Relaxed) == 1 {
@@ -492,8 +499,16 @@ impl Waiting for Actor {
     }
 
     // Looking again is no yield: loom then also has the looks that come too soon.
-    fn defer(&mut self, seen: OwnerWord) -> bool {
-        !seen.is_kept_by(self.identity()) && count_down(&mut self.manners.defers)
+    fn defer(&mut self, seen: OwnerWord) -> Defer {
+        if seen.is_kept_by(self.identity()) {
+            Defer::Take
+        } else if count_down(&mut self.manners.defers) {
+            Defer::Look
+        } else if self.manners.sleeps_aside {
+            Defer::Sleep
+        } else {
+            Defer::Take
+        }
     }
 
     fn attend(&mut self, _held: OwnerWord) -> bool {
@@ -527,31 +542,35 @@ impl Waiting for Actor {
         Err(GaveUp::Renamed)
     }
 
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, held: OwnerWord) -> bool {
-        self.patience = self.patience.map(|sleeps| sleeps - 1);
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, seen: OwnerWord) -> Slept {
+        self.patience = self.patience.map(|sleeps| sleeps.saturating_sub(1));
         if self.interruptions > 0 {
             self.interruptions -= 1;
-            return true;
+            return Slept::InVain;
         }
         if self.sleep == Sleep::Poll {
             self.slept = true;
             thread::yield_now();
-            return true;
+            return Slept::InVain;
         }
         let begun = self.world.futex.intervals();
         if self.world.has_polled() && !self.polled {
             self.polled = true;
-            return true;
+            return Slept::InVain;
         }
-        let ended = match self.sleep {
-            Sleep::Certificate(passing) => {
-                self.sleep_on_both((wake, expected), held, passing, begun)
+        let ended = match (self.sleep, seen.owner()) {
+            (Sleep::Certificate(passing), Owner::Held(holder)) => {
+                self.sleep_on_both((wake, expected), holder, passing, begun)
             }
-            Sleep::Futex | Sleep::Poll => self.world.futex.wait(&[(wake, expected)], begun),
+            _ => self.world.futex.wait(&[(wake, expected)], begun),
         };
         self.polled |= ended == Ended::Polled && self.world.has_polled();
         self.slept |= ended != Ended::Changed;
-        ended != Ended::Changed
+        match ended {
+            Ended::Changed => Slept::NotAtAll,
+            Ended::Woken(_) => Slept::UntilWoken,
+            Ended::Polled => Slept::InVain,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use caslock::{Guard, LockTable, SlotState};
 
 use super::image::{Entry, Image, Owner};
 use super::stage::{self, Deed, Stage};
-use super::tally::{Fault, Tally, check};
+use super::tally::{Fault, News, Recovery, Tally, check};
 use super::tracee::{Route, Tracee};
 use super::{Budget, PROGRESS};
 
@@ -39,6 +39,7 @@ pub(super) fn create(stage: &mut Stage, budget: Budget) -> anyhow::Result<Tally>
     let trial = Trial::new(Deed::Create, None)?;
     let (route, images) = trial.survey(stage)?;
     tally.instructions = route.len();
+    tally.is_whole = true;
     recover_images(&images, &mut tally)?;
     trial.kill_everywhere(stage, &route, budget, &mut tally)?;
     Ok(tally)
@@ -64,6 +65,7 @@ pub(super) fn reset(stage: &mut Stage, budget: Budget) -> anyhow::Result<(Tally,
     let trial = Trial::new(Deed::Open, Some(image))?;
     let (route, images) = trial.survey(stage)?;
     tally.instructions = route.len();
+    tally.is_whole = true;
     recover_images(&images, &mut tally)?;
     trial.kill_everywhere(stage, &route, budget, &mut tally)?;
     Ok((tally, images))
@@ -78,24 +80,32 @@ pub(super) fn nested(
     budget: Budget,
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::new(name);
+    tally.is_whole = true;
     let share = Budget(budget.0.map(|all| all / images.len().max(1) as u32));
+    let mut begun = 0;
     // Where time is short, as many images as it allows, spread over all.
     for nth in budget.spread(images.len()) {
-        let trial = Trial::new(deed, Some(images[nth].clone()))?;
+        begun += 1;
+        let trial = Trial::new(deed, Some(images[nth].clone().of_the_dead()))?;
         let (route, _) = trial.survey(stage)?;
         tally.instructions += route.len();
         trial.kill_everywhere(stage, &route, share, &mut tally)?;
     }
+    tally.is_whole &= begun == images.len();
     Ok(tally)
 }
 
-/// Makes a table of each image, whose owners are all dead then, and recovers.
+/// Makes a table of each image, whose owners are all dead then, and recovers: once as their
+/// deaths would have left it, and once as it was copied, when no kernel tells of a death.
 pub(super) fn recover_images(images: &[Image], tally: &mut Tally) -> anyhow::Result<()> {
     let dir = scratch()?;
-    for (nth, image) in images.iter().enumerate() {
+    for (nth, copy) in images.iter().enumerate() {
         let path = dir.path().join(format!("{nth}.table"));
-        write_table(&path, image)?;
-        tally.count_image(nth, recover(&path, Some(image)));
+        let image = copy.clone().of_the_dead();
+        write_table(&path, &image)?;
+        tally.count_image(nth, recover(&path, Some(&image)));
+        write_table(&path, copy)?;
+        tally.count_copy(nth, recover(&path, Some(copy)));
         fs::remove_file(&path)?;
         PROGRESS.fetch_add(1, Ordering::Relaxed);
     }
@@ -109,6 +119,22 @@ fn write_table(path: &Path, image: &Image) -> anyhow::Result<()> {
         path,
         fs::Permissions::from_mode(0o600),
     )?)
+}
+
+/// What came of a kill; None: the victim strayed from its route, and came to its end.
+pub(super) type Killed = Option<Result<Recovery, Fault>>;
+
+/// A victim that took another way may take the same way as the first one next time.
+pub(super) fn again_if_strayed(
+    mut kill: impl FnMut() -> anyhow::Result<Killed>,
+) -> anyhow::Result<Killed> {
+    const TRIES: usize = 8;
+    for _ in 1..TRIES {
+        if let killed @ Some(_) = kill()? {
+            return Ok(killed);
+        }
+    }
+    kill()
 }
 
 /// One operation, from one state of the file.
@@ -164,19 +190,28 @@ impl Trial {
         budget: Budget,
         tally: &mut Tally,
     ) -> anyhow::Result<()> {
+        let mut visited = 0;
         for step in budget.spread(route.len()) {
-            let tracee = self.begin(stage)?;
-            if !tracee.run_to(route, step, None)? {
-                tally.strayed += 1;
-                continue;
-            }
-            let image = self.image();
-            tracee.kill()?;
-            tally.count(step, self.judge(image.as_ref()));
-            tracee.bury()?;
+            visited += 1;
+            let outcome = again_if_strayed(|| self.kill_at(stage, route, step))?;
+            tally.count_or_strayed(step, outcome);
             PROGRESS.fetch_add(1, Ordering::Relaxed);
         }
+        tally.is_whole &= visited == route.len();
         Ok(())
+    }
+
+    fn kill_at(&self, stage: &mut Stage, route: &Route, step: usize) -> anyhow::Result<Killed> {
+        let tracee = self.begin(stage)?;
+        if !tracee.run_to(route, step, None)? {
+            return Ok(None);
+        }
+        let image = self.image();
+        tracee.kill()?;
+        let outcome = self.judge(image.as_ref());
+        tracee.bury()?;
+        let news = News::Afterwards;
+        Ok(Some(outcome.map(|took| Recovery { took, news })))
     }
 
     fn judge(&self, image: Option<&Image>) -> Result<Duration, Fault> {

@@ -13,6 +13,8 @@ const BOOT_ID: Range<usize> = 112..128;
 const NAMING_WORDS: Range<usize> = 128..192;
 /// The heartbeat's counter and time, within a session's record.
 const BEAT: Range<usize> = 48..64;
+/// The certificate, there.
+const CERTIFICATE: Range<usize> = 64..68;
 
 /// How a slot stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,16 @@ pub(super) enum Owner {
     Gone(u32, &'static str),
     Renaming,
     Corrupt,
+}
+
+/// What a session's certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Certificate {
+    /// The kernel has not been given it yet, or no longer has it.
+    None,
+    Intact,
+    /// The kernel has marked it: its keeper is gone.
+    Marked,
 }
 
 /// A copy of a table's file.
@@ -63,6 +75,54 @@ impl Image {
             bytes[record.start + BEAT.start..record.start + BEAT.end].fill(0);
         }
         Self(bytes)
+    }
+
+    /// As the kernel leaves it if all its processes die: their certificates marked.
+    pub(super) fn of_the_dead(mut self) -> Self {
+        for session in 0..self.session_count() {
+            if let Certificate::Intact = self.certificate(session) {
+                let at = self.certificate_bytes(session);
+                let word = self.certificate_word(session) & libc::FUTEX_WAITERS;
+                self.0[at].copy_from_slice(&(word | libc::FUTEX_OWNER_DIED).to_ne_bytes());
+            }
+        }
+        self
+    }
+
+    fn certificate_bytes(&self, session: usize) -> Range<usize> {
+        let start = self.session(session).start;
+        start + CERTIFICATE.start..start + CERTIFICATE.end
+    }
+
+    fn certificate_word(&self, session: usize) -> u32 {
+        let bytes = self.0[self.certificate_bytes(session)].try_into();
+        u32::from_ne_bytes(bytes.expect("four bytes"))
+    }
+
+    fn certificate(&self, session: usize) -> Certificate {
+        let word = self.certificate_word(session);
+        match word & libc::FUTEX_TID_MASK {
+            _ if word & libc::FUTEX_OWNER_DIED != 0 => Certificate::Marked,
+            0 => Certificate::None,
+            _ => Certificate::Intact,
+        }
+    }
+
+    /// The certificate of the session that owns a slot, if one does.
+    pub(super) fn owners_certificate(&self, slot: usize) -> Option<Certificate> {
+        Some(self.certificate(self.owning_session(slot)?))
+    }
+
+    fn owning_session(&self, slot: usize) -> Option<usize> {
+        let session = (self.word(self.slot(slot).start) >> 30 & 0xfff) as usize;
+        let owned = matches!(self.owner(slot), Owner::Held(_));
+        (owned && session < self.session_count()).then_some(session)
+    }
+
+    /// What the certificate says here of the session that owned a slot in an earlier image.
+    pub(super) fn certificate_of(&self, earlier: &Self, slot: usize) -> Option<Certificate> {
+        let session = earlier.owning_session(slot)?;
+        Some(self.certificate(session))
     }
 
     fn word(&self, at: usize) -> u64 {

@@ -19,6 +19,7 @@ mod tally;
 mod tracee;
 mod warm;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -28,7 +29,7 @@ use anyhow::Context;
 
 use crate::results;
 use stage::{Deed, Stage};
-use tally::Tally;
+use tally::{News, Tally, Times};
 use warm::{Scene, Warm};
 
 /// How much of the campaign to run.
@@ -38,8 +39,8 @@ pub struct Options {
     #[arg(long)]
     pub seconds: Option<f64>,
     /// The same for each operation whose recovery is killed in turn
-    #[arg(long, default_value_t = 60.0)]
-    pub nested_seconds: f64,
+    #[arg(long)]
+    pub nested_seconds: Option<f64>,
     /// Only operations whose names contain this
     #[arg(long)]
     pub only: Option<String>,
@@ -120,15 +121,16 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let mut stage = Stage::fork().context("forking the stage")?;
     watch_over();
     let budget = |seconds: Option<f64>| Budget(seconds.map(Duration::from_secs_f64));
-    let (once, nested) = (
-        budget(options.seconds),
-        budget(Some(options.nested_seconds)),
-    );
+    let (once, nested) = (budget(options.seconds), budget(options.nested_seconds));
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only));
     let mut clean = true;
+    let mut news = BTreeMap::<News, Times>::new();
     let mut done = |tally: Tally| {
         println!("{tally}");
         clean &= tally.is_clean();
+        for (told, times) in &tally.news {
+            news.entry(*told).or_default().merge(times);
+        }
         results::append(options.out.as_deref(), "instructions", &tally.row())
     };
     println!("{}", Tally::HEAD);
@@ -151,6 +153,16 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         done(tally)?;
         let nest = format!("{}, recovery killed, too", cold::RESET);
         done(cold::nested(&mut stage, nest, Deed::Open, &images, nested)?)?;
+    }
+    println!(
+        "\n| how the death was told | recoveries | over 5 ms | slowest |\n|---|---:|---:|---:|"
+    );
+    for (told, times) in news {
+        let slowest = times.slowest.as_secs_f64() * 1e3;
+        println!(
+            "| {told} | {} | {} | {slowest:.1} ms |",
+            times.count, times.slow
+        );
     }
     Ok(clean)
 }

@@ -1,5 +1,6 @@
 //! What came of the kills of one operation.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,11 +16,84 @@ pub(super) struct Tally {
     pub(super) recovered: usize,
     pub(super) double_owners: usize,
     pub(super) wedged: usize,
-    /// Distinct states of the file that it passes.
+    /// How long the recoveries took, by what told of the death.
+    pub(super) news: BTreeMap<News, Times>,
+    /// Distinct states of the file that it passes, as a death leaves them.
     pub(super) images: usize,
     pub(super) images_recovered: usize,
-    pub(super) slowest: Duration,
+    /// Recoveries from files that were copied with their holders alive.
+    pub(super) copies: Times,
+    pub(super) copies_recovered: usize,
+    /// Whether every instruction was a crash point, but for those of the strayed.
+    pub(super) is_whole: bool,
     failures: Vec<String>,
+}
+
+/// How the survivor could learn of the death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum News {
+    /// It need not: the dead one did not own the lock.
+    NotOwner,
+    /// The kernel marked its certificate and woke a waiter.
+    Marked,
+    /// It had no certificate yet: its keeper was still starting.
+    Uncertified,
+    /// Its certificate stayed as it was.
+    Unmarked,
+    /// The owner was alive and silent for a lease.
+    Silence,
+    /// The survivor came only after it.
+    Afterwards,
+}
+
+impl fmt::Display for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotOwner => "the dead did not own the lock",
+            Self::Marked => "certificate marked by the kernel",
+            Self::Uncertified => "killed before its keeper had a certificate",
+            Self::Unmarked => "certificate not marked",
+            Self::Silence => "silent for a lease",
+            Self::Afterwards => "survivor came afterwards",
+        })
+    }
+}
+
+/// A recovery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recovery {
+    pub(super) took: Duration,
+    pub(super) news: News,
+}
+
+/// How long recoveries took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    pub(super) count: usize,
+    pub(super) slow: usize,
+    pub(super) slowest: Duration,
+}
+
+/// What counts as slow: a death is to be learned of, not waited out.
+const SLOW: Duration = Duration::from_millis(5);
+
+impl Times {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.slow += usize::from(took > SLOW);
+        self.slowest = self.slowest.max(took);
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.slow += other.slow;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+
+    fn row(&self) -> serde_json::Value {
+        let slowest_us = u64::try_from(self.slowest.as_micros()).unwrap_or(u64::MAX);
+        serde_json::json!({ "count": self.count, "slow": self.slow, "slowest_us": slowest_us })
+    }
 }
 
 /// What is wrong after a kill.
@@ -54,9 +128,9 @@ pub(super) fn check(is_so: bool, what: impl FnOnce() -> String) -> Result<(), Fa
 
 impl Tally {
     pub(super) const HEAD: &'static str = concat!(
-        "| operation | instructions | killed | strayed | recovered | double owners ",
-        "| wedged | images | recovered | slowest |\n",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| operation | instructions | killed | strayed | recovered | double owners | wedged ",
+        "| slowest | over 5 ms | images | recovered | copies | recovered | slowest |\n",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     );
 
     pub(super) fn new(operation: impl Into<String>) -> Self {
@@ -68,14 +142,22 @@ impl Tally {
     }
 
     /// After a kill at an instruction.
-    pub(super) fn count(&mut self, at: usize, outcome: Result<Duration, Fault>) {
+    pub(super) fn count(&mut self, at: usize, outcome: Result<Recovery, Fault>) {
         self.kills += 1;
         match outcome {
-            Ok(took) => {
+            Ok(Recovery { took, news }) => {
                 self.recovered += 1;
-                self.slowest = self.slowest.max(took);
+                self.news.entry(news).or_default().add(took);
             }
             Err(fault) => self.fail(format_args!("instruction {at}"), &fault),
+        }
+    }
+
+    /// After a kill, if the victim came to be killed.
+    pub(super) fn count_or_strayed(&mut self, at: usize, outcome: Option<Result<Recovery, Fault>>) {
+        match outcome {
+            Some(outcome) => self.count(at, outcome),
+            None => self.strayed += 1,
         }
     }
 
@@ -86,6 +168,27 @@ impl Tally {
             Ok(_) => self.images_recovered += 1,
             Err(fault) => self.fail(format_args!("image {nth}"), &fault),
         }
+    }
+
+    /// After the recovery from an image whose owners nobody has seen die.
+    pub(super) fn count_copy(&mut self, nth: usize, outcome: Result<Duration, Fault>) {
+        match outcome {
+            Ok(took) => {
+                self.copies_recovered += 1;
+                self.copies.add(took);
+            }
+            Err(fault) => {
+                self.copies.count += 1;
+                self.fail(format_args!("copy {nth}"), &fault);
+            }
+        }
+    }
+
+    /// All recoveries after kills.
+    pub(super) fn times(&self) -> Times {
+        let mut all = Times::default();
+        self.news.values().for_each(|times| all.merge(times));
+        all
     }
 
     fn fail(&mut self, place: fmt::Arguments<'_>, fault: &Fault) {
@@ -118,7 +221,13 @@ impl Tally {
             "wedged": self.wedged,
             "images": self.images,
             "images_recovered": self.images_recovered,
-            "slowest_us": u64::try_from(self.slowest.as_micros()).unwrap_or(u64::MAX),
+            "recoveries": self.times().row(),
+            "news": self.news.iter().map(|(news, times)| {
+                (news.to_string(), times.row())
+            }).collect::<serde_json::Map<_, _>>(),
+            "copies": self.copies.row(),
+            "copies_recovered": self.copies_recovered,
+            "all": self.is_whole,
             "failures": self.failures,
         })
     }
@@ -126,9 +235,12 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = |took: Duration| took.as_secs_f64() * 1e3;
+        let all = self.times();
+        let whole = if self.is_whole { "" } else { " (some)" };
         write!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} ms |",
+            "| {} | {} | {}{whole} | {} | {} | {} | {} | {:.1} ms | {} | {} | {} | {} | {} | {:.1} ms |",
             self.operation,
             self.instructions,
             self.kills,
@@ -136,9 +248,13 @@ impl fmt::Display for Tally {
             self.recovered,
             self.double_owners,
             self.wedged,
+            millis(all.slowest),
+            all.slow,
             self.images,
             self.images_recovered,
-            self.slowest.as_secs_f64() * 1e3,
+            self.copies.count,
+            self.copies_recovered,
+            millis(self.copies.slowest),
         )
     }
 }

@@ -4,6 +4,13 @@
 //! first run notes where each step stood; the next ones run freely to a hardware
 //! breakpoint on some instruction shortly before, which the victim has to pass a known
 //! number of times, and step only from there.
+//!
+//! A repeated string instruction stops at each of its repetitions, thousands of times for
+//! a page that is cleared. To get to the k-th it is told to repeat k times and no more: it
+//! has then done to memory what it had done there, and registers die with the process.
+//!
+//! Victims have one processor, and their tracer joins them there while it steps: to switch
+//! between two processes costs less than to wake another processor.
 
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -11,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -27,14 +35,25 @@ pub(super) struct Route {
 struct Anchor {
     at: usize,
     passes: usize,
+    /// How often the instruction there is then repeated at once, and where the next one is.
+    repeated: Option<(usize, u64)>,
     /// What it costs to get to the step this way, in stops.
     stops: usize,
 }
 
+impl Anchor {
+    /// The step that it leads to by itself.
+    fn reaches(&self) -> usize {
+        self.at + self.repeated.map_or(0, |(times, _)| times)
+    }
+}
+
 impl Route {
-    fn new(addresses: Vec<u64>) -> Self {
+    /// `strings`: the repeated string instructions among the addresses, and what follows.
+    fn new(addresses: Vec<u64>, strings: &HashMap<u64, Option<u64>>) -> Self {
         let mut passed = HashMap::new();
         let mut anchors: Vec<Anchor> = Vec::with_capacity(addresses.len());
+        let mut first = 0;
         for (at, address) in addresses.iter().enumerate() {
             let before = anchors.last().map(|last| Anchor {
                 stops: last.stops + 1,
@@ -42,17 +61,22 @@ impl Route {
             });
             // A repeated string instruction stops every step, but passes once.
             let repeats = at > 0 && addresses[at - 1] == *address;
+            if !repeats {
+                first = at;
+            }
             let passes = *passed
                 .entry(*address)
                 .and_modify(|count| *count += usize::from(!repeats))
                 .or_insert(1_usize);
+            let next = strings.get(address).copied().flatten();
             let here = Anchor {
-                at,
+                at: first,
                 passes,
-                stops: passes + 1,
+                repeated: next.filter(|_| repeats).map(|next| (at - first, next)),
+                stops: passes + 1 + usize::from(repeats),
             };
             anchors.push(match before {
-                Some(before) if repeats || before.stops < here.stops => before,
+                Some(before) if repeats && next.is_none() || before.stops < here.stops => before,
                 _ => here,
             });
         }
@@ -79,6 +103,34 @@ pub(super) struct Tracee {
     buried: bool,
 }
 
+/// The calling thread on the victims' processor, until this is dropped.
+struct Beside(Option<CpuSet>);
+
+impl Beside {
+    fn the_victims() -> Self {
+        let before = sched_getaffinity(Pid::from_raw(0)).ok();
+        // Slower where it is refused, and no worse.
+        Self(before.filter(|_| share_a_processor().is_ok()))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _ = sched_setaffinity(Pid::from_raw(0), &before);
+        }
+    }
+}
+
+/// Puts the calling thread, and what it starts, on the last processor that it may use.
+pub(super) fn share_a_processor() -> nix::Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    last.map_or(Ok(()), |cpu| one.set(cpu))?;
+    sched_setaffinity(Pid::from_raw(0), &one)
+}
+
 /// What wakes a victim that sleeps, if it ever does.
 pub(super) type Alarm<'a> = Option<&'a dyn Fn() -> anyhow::Result<()>>;
 
@@ -102,13 +154,19 @@ impl Tracee {
         alarm: Alarm<'_>,
         mut look: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Route> {
+        let _beside = Beside::the_victims();
         let mut addresses = Vec::new();
+        let mut strings = HashMap::new();
         loop {
-            addresses.push(self.address()?);
+            let address = self.address()?;
+            if addresses.last() == Some(&address) && !strings.contains_key(&address) {
+                strings.insert(address, self.after_string(address)?);
+            }
+            addresses.push(address);
             look()?;
             ptrace::step(self.pid, None)?;
             match self.wait(alarm)? {
-                Stop::Mark => return Ok(Route::new(addresses)),
+                Stop::Mark => return Ok(Route::new(addresses, &strings)),
                 Stop::Elsewhere => {}
                 Stop::Ended => bail!("it ended after {} steps", addresses.len()),
             }
@@ -122,24 +180,54 @@ impl Tracee {
         step: usize,
         alarm: Alarm<'_>,
     ) -> anyhow::Result<bool> {
+        let _beside = Beside::the_victims();
         let anchor = route.anchors[step];
-        if anchor.at > 0 {
-            self.set_breakpoint(Some(route.addresses[anchor.at]))?;
-            for _ in 0..anchor.passes {
-                ptrace::cont(self.pid, None)?;
-                if self.wait(alarm)? != Stop::Elsewhere {
-                    return Ok(false);
-                }
-            }
-            self.set_breakpoint(None)?;
+        let to_anchor = (anchor.at > 0).then(|| (route.addresses[anchor.at], anchor.passes));
+        if let Some((address, passes)) = to_anchor
+            && !self.pass(address, passes, alarm)?
+        {
+            return Ok(false);
         }
-        for _ in anchor.at..step {
+        if let Some((times, next)) = anchor.repeated {
+            let mut registers = ptrace::getregs(self.pid)?;
+            registers.rcx = times as u64;
+            ptrace::setregs(self.pid, registers)?;
+            if !self.pass(next, 1, alarm)? {
+                return Ok(false);
+            }
+        }
+        for _ in anchor.reaches()..step {
             ptrace::step(self.pid, None)?;
             if self.wait(alarm)? != Stop::Elsewhere {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Runs it until it has come to an address so many times. False: it ended.
+    fn pass(&self, address: u64, passes: usize, alarm: Alarm<'_>) -> anyhow::Result<bool> {
+        self.set_breakpoint(Some(address))?;
+        for _ in 0..passes {
+            ptrace::cont(self.pid, None)?;
+            if self.wait(alarm)? != Stop::Elsewhere {
+                return Ok(false);
+            }
+        }
+        self.set_breakpoint(None)?;
+        Ok(true)
+    }
+
+    /// What follows a repeated move or store at this address; None: something else is there.
+    fn after_string(&self, address: u64) -> anyhow::Result<Option<u64>> {
+        let code = ptrace::read(self.pid, address as ptrace::AddressType)?.to_ne_bytes();
+        let (opcode, len) = match code {
+            [0xf2 | 0xf3, 0x40..=0x4f, opcode, ..] => (opcode, 3),
+            [0xf2 | 0xf3, opcode, ..] => (opcode, 2),
+            _ => return Ok(None),
+        };
+        // MOVS and STOS, whose count alone says when they end.
+        Ok(matches!(opcode, 0xa4 | 0xa5 | 0xaa | 0xab).then_some(address + len))
     }
 
     /// Kills it, without waiting for anything.

@@ -12,10 +12,10 @@ use caslock::{Guard, Lock, LockTable};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::cold::{self, PATIENCE, keep_if_new, wedged};
-use super::image::{Entry, Image, Owner};
+use super::cold::{self, Killed, PATIENCE, again_if_strayed, keep_if_new, wedged};
+use super::image::{Certificate, Entry, Image, Owner};
 use super::stage::{self, Deed, Stage};
-use super::tally::{Fault, Tally, check};
+use super::tally::{Fault, News, Recovery, Tally, check};
 use super::tracee::{Alarm, Route, Tracee, wait_stopped};
 use super::{Budget, PROGRESS};
 
@@ -82,18 +82,18 @@ pub(super) fn campaign(
     let route = ground.survey(stage, &from, &mut images)?;
     tally.instructions = route.len();
     cold::recover_images(&images, &mut tally)?;
+    let mut visited = 0;
     for step in budget.spread(route.len()) {
-        match ground.kill_at(stage, &from, &route, step)? {
-            Some(outcome) => {
-                let outcome = outcome.and_then(|took| {
-                    check(held.is_held(), || "the bystander was robbed".into()).map(|()| took)
-                });
-                tally.count(step, outcome);
-            }
-            None => tally.strayed += 1,
-        }
+        visited += 1;
+        let outcome = again_if_strayed(|| ground.kill_at(stage, &from, &route, step))?;
+        let outcome = outcome.map(|outcome| {
+            let robbed = || check(held.is_held(), || "the bystander was robbed".into());
+            outcome.and_then(|recovery| robbed().map(|()| recovery))
+        });
+        tally.count_or_strayed(step, outcome);
         PROGRESS.fetch_add(1, Ordering::Relaxed);
     }
+    tally.is_whole = visited == route.len();
     held.release()?;
     Ok((tally, images))
 }
@@ -221,7 +221,7 @@ impl Ground {
         from: &Image,
         route: &Route,
         step: usize,
-    ) -> anyhow::Result<Option<Result<Duration, Fault>>> {
+    ) -> anyhow::Result<Killed> {
         let (tracee, ours) = self.begin(stage, from)?;
         thread::scope(|scope| {
             let waiter = self.waiter(scope)?;
@@ -332,8 +332,12 @@ impl Ground {
         at_death: &Image,
         victim: u32,
         begun: Instant,
-    ) -> Result<Duration, Fault> {
+    ) -> Result<Recovery, Fault> {
         let (guard, granted) = grant?;
+        let told = (
+            guard.previous().as_str(),
+            guard.previous().departed().map(|who| who.pid),
+        );
         let after = self.image().map_err(wedged)?;
         let name = guard.lock().name().to_owned();
         let us = std::process::id();
@@ -363,7 +367,24 @@ impl Ground {
             guard.release().map_err(wedged)?;
         }
         cold::inspect_is_clean(&self.table)?;
-        Ok(granted.saturating_duration_since(begun))
+        let news = match self.owned_at_death(at_death, slot) {
+            Some(_) if told == ("expired", self.holder) => News::Silence,
+            Some(owned) => told_by(at_death, &after, owned),
+            None => News::NotOwner,
+        };
+        let took = granted.saturating_duration_since(begun);
+        Ok(Recovery { took, news })
+    }
+
+    /// The slot that kept the survivor waiting: its own, or the naming lock's.
+    fn owned_at_death(&self, at_death: &Image, slot: usize) -> Option<usize> {
+        let us = Owner::Held(std::process::id());
+        let naming = self.plan.scene.is_naming().then_some(0);
+        let is_owned = |slot: &usize| {
+            let owner = at_death.owner(*slot);
+            matches!(owner, Owner::Held(_)) && owner != us
+        };
+        naming.into_iter().chain([slot]).find(is_owned)
     }
 
     fn expected(&self, entry: &Entry) -> (&'static str, Option<u32>) {
@@ -420,6 +441,18 @@ impl Ground {
             crowded || before.same_around(after, naming, &processes),
             || "the header, the index or a session of somebody else changed".into(),
         )
+    }
+}
+
+/// What told of the death of a slot's owner.
+fn told_by(at_death: &Image, after: &Image, slot: usize) -> News {
+    match (
+        at_death.owners_certificate(slot),
+        after.certificate_of(at_death, slot),
+    ) {
+        (_, Some(Certificate::Marked)) => News::Marked,
+        (Some(Certificate::None), _) => News::Uncertified,
+        _ => News::Unmarked,
     }
 }
 

@@ -9,7 +9,7 @@ use shuttle::sync::mpsc::{Sender, channel};
 use super::any;
 use super::protocol::names::{Key, NameRecord, Names, NamingWords, Resolved};
 use super::protocol::slot::{Grant, Slot, Taken};
-use super::protocol::wait::{self, Spin, Verdict, Waiting, Wake};
+use super::protocol::wait::{self, Defer, Slept, Spin, Verdict, Waiting, Wake};
 use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, AtomicU64, Turn};
 
@@ -385,13 +385,22 @@ impl Waiting for Actor {
         }
     }
 
-    fn defer(&mut self, seen: OwnerWord) -> bool {
-        let defers = !seen.is_kept_by(self.identity()) && any(2) == 0;
-        if defers {
-            mark("deferred");
-            shuttle::thread::yield_now();
+    fn defer(&mut self, seen: OwnerWord) -> Defer {
+        if seen.is_kept_by(self.identity()) {
+            return Defer::Take;
         }
-        defers
+        match any(3) {
+            0 => {
+                mark("deferred");
+                shuttle::thread::yield_now();
+                Defer::Look
+            }
+            1 => {
+                mark("stood aside");
+                Defer::Sleep
+            }
+            _ => Defer::Take,
+        }
     }
 
     fn attend(&mut self, _held: OwnerWord) -> bool {
@@ -430,13 +439,14 @@ impl Waiting for Actor {
         Err(GaveUp::Renamed)
     }
 
-    fn sleep(&mut self, wake: &AtomicU32, expected: u32, _held: OwnerWord) -> bool {
+    fn sleep(&mut self, wake: &AtomicU32, expected: u32, _seen: OwnerWord) -> Slept {
         self.patience = self.patience.map(|sleeps| sleeps.saturating_sub(1));
         match self.sleep {
-            Sleep::Futex => self.world.sleep(wake, expected),
+            Sleep::Futex if self.world.sleep(wake, expected) => Slept::UntilWoken,
+            Sleep::Futex => Slept::NotAtAll,
             Sleep::Poll => {
                 shuttle::thread::yield_now();
-                true
+                Slept::InVain
             }
         }
     }
