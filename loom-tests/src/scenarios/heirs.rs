@@ -44,6 +44,8 @@ fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
 pub enum Courtesy {
     /// The slot kept for itself, and it does not come back.
     KeptInVain,
+    /// The same, and its heir is called before.
+    CalledAndKept,
     /// The slot offered to the heir.
     Offered,
 }
@@ -93,11 +95,64 @@ fn barge(holder: &Actor, courtesy: Courtesy, reached: &Reached) {
     if grant.word().queue() == Queue::Heir {
         reached.mark("barged in");
     }
+    assert!(leave(holder, &grant, courtesy), "nobody revokes it");
+}
+
+/// Releases in front of the others.
+fn leave(holder: &Actor, grant: &Grant, courtesy: Courtesy) -> bool {
+    if courtesy == Courtesy::CalledAndKept {
+        holder.call_heir(grant);
+    }
     let leaves = match courtesy {
         Courtesy::Offered => Vacancy::Offered,
-        Courtesy::KeptInVain => Vacancy::Kept(holder.identity().pid()),
+        Courtesy::KeptInVain | Courtesy::CalledAndKept => Vacancy::Kept(holder.identity().pid()),
     };
-    assert!(holder.release_before_others(&grant, leaves));
+    holder.release_before_others(grant, leaves)
+}
+
+/// A holder that leaves the slot by courtesy and at once waits for it again, aside, and
+/// `waiters` of which the last stands aside, too.
+#[must_use]
+pub fn stands_aside(courtesy: Courtesy, waiters: u32) -> Model {
+    let aside = Manners {
+        sleeps_aside: true,
+        ..Manners::default()
+    };
+    let model = Model::new(
+        format!("a holder that leaves the slot ({courtesy:?}) and stands aside, {waiters} waiting"),
+        NOBODY_UNHEARD,
+        1 + waiters,
+        move |reached| {
+            let world = World::new(1, 1 + waiters as usize);
+            let (holder, grant) = held(&world);
+            let again = waits(holder.clone().with(aside), reached);
+            let marks = reached.clone();
+            let mut all = vec![act(move || {
+                world_enter(&holder, &grant);
+                assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
+                let left = holder.world().slot().owner();
+                if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
+                    marks.mark("waits beside an heir");
+                }
+                again();
+            })];
+            all.extend((1..=waiters).map(|session| {
+                let manners = if session == waiters && waiters > 1 {
+                    aside
+                } else {
+                    Manners::default()
+                };
+                let waiter = Actor::new(&world, session).with(manners);
+                act(waits(waiter, reached))
+            }));
+            finish(all);
+        },
+    )
+    .reaching(&["waits beside an heir", "slept, and came as the heir"]);
+    match waiters {
+        1 => model,
+        _ => model.bounded(2),
+    }
 }
 
 /// A holder that keeps the slot while others wait, and comes back for it, and a waiter.
@@ -141,6 +196,7 @@ fn named(manners: Manners) -> String {
         stays,
         attends,
         defers,
+        ..
     } = manners;
     let stays = if stays { "staying awake, " } else { "" };
     format!("{stays}{attends} looks as heir, {defers} deferrals")
@@ -169,6 +225,7 @@ pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
                 stays: true,
                 attends,
                 defers: 0,
+                sleeps_aside: false,
             });
             let first = match heir {
                 Heir::Stays => first,
@@ -200,8 +257,8 @@ pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
     }
 }
 
-/// A holder that comes again, a waiter that leaves once it was woken, and one that has
-/// appointed itself the heir.
+/// A holder, a waiter that has appointed itself the heir, and one that is woken and leaves,
+/// for the other had the slot first.
 #[must_use]
 pub fn woken_heir_leaves() -> Model {
     Model::new(
@@ -215,17 +272,13 @@ pub fn woken_heir_leaves() -> Model {
                 stays: true,
                 attends: 0,
                 defers: 0,
+                sleeps_aside: false,
             });
             let leaves = Actor::new(&world, 2).giving_up_after(1);
             let all = [
                 act(move || {
                     world_enter(&holder, &grant);
                     assert!(holder.release(&grant), "nobody revokes it");
-                    // A woken waiter leaves only before somebody else's grant.
-                    if let Some(grant) = holder.try_acquire() {
-                        world_enter(&holder, &grant);
-                        assert!(holder.release(&grant), "nobody revokes it");
-                    }
                 }),
                 act(waits(own, reached)),
                 act(waits(leaves, reached)),
@@ -296,6 +349,7 @@ pub fn revoked_under_an_heir(by: By) -> Model {
                 stays: true,
                 attends: 1,
                 defers: 0,
+                sleeps_aside: false,
             });
             let newcomer = Actor::new(&world, 2);
             let ends = Actor::new(&world, 3);

@@ -84,6 +84,7 @@ pub fn waiter_stops(waits: Waits, end: End, steps: u32) -> Model {
                         stays: true,
                         attends: 1,
                         defers: 0,
+                        sleeps_aside: false,
                     });
                 }
             }

@@ -3,7 +3,7 @@
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::scenarios::heirs::{
     By, Courtesy, Heir, barging_holder, holder_comes_back, nobody_comes, revoked_under_an_heir,
-    self_appointed, woken_heir_leaves,
+    self_appointed, stands_aside, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -12,12 +12,14 @@ const RETIRES: Manners = Manners {
     stays: false,
     attends: 0,
     defers: 0,
+    sleeps_aside: false,
 };
 
 const ATTENDS: Manners = Manners {
     stays: false,
     attends: 1,
     defers: 1,
+    sleeps_aside: false,
 };
 
 /// A part for each model: some take long, and run beside each other.
@@ -42,6 +44,18 @@ pub fn parts() -> Vec<Part> {
             woken_heir_leaves();
         "a_reclaim_under_an_heir_is_noticed":
             revoked_under_an_heir(By::Reclaim);
+        "an_heir_is_called_before_the_slot_is_kept_in_vain":
+            barging_holder(Courtesy::CalledAndKept, 1, RETIRES);
+        "an_heir_attends_that_is_called_before_the_slot_is_kept_in_vain":
+            barging_holder(Courtesy::CalledAndKept, 1, ATTENDS);
+        "who_offers_the_slot_may_sleep_under_the_offer":
+            stands_aside(Courtesy::Offered, 1);
+        "who_keeps_the_slot_may_sleep_under_the_vacant_word":
+            stands_aside(Courtesy::CalledAndKept, 1);
+        "who_sleeps_under_an_offer_is_heard_among_others":
+            stands_aside(Courtesy::Offered, 2);
+        "who_sleeps_under_a_kept_slot_is_heard_among_others":
+            stands_aside(Courtesy::CalledAndKept, 2);
         "an_heir_attends_while_the_slot_is_kept_in_vain":
             barging_holder(Courtesy::KeptInVain, 1, ATTENDS);
         "an_heir_attends_and_is_offered_the_slot":

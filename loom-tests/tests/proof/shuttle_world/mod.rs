@@ -295,6 +295,13 @@ impl Actor {
             1 => Vacancy::Kept(self.identity().pid()),
             _ => return wait::release(self.slot(), grant, Vacancy::Released, self),
         };
+        let seen = self.slot().owner();
+        if seen.grant_only() == grant.word().grant_only()
+            && seen.queue() == Queue::Asleep
+            && any(2) == 0
+        {
+            wait::call_heir(self.slot(), seen, self);
+        }
         let leaves = |queue| match queue {
             Queue::Idle => Vacancy::Released,
             Queue::Asleep | Queue::Heir => courtesy,
