@@ -69,11 +69,11 @@ thread_local! {
 
 /// Which actor the running search begins with.
 ///
-/// loom remembers one last access of an atomic, not one of each thread. When a thread reads
-/// a word and then changes it, its own reading hides that another had read the word before,
-/// and loom does not try that change before the other's reading. Begun with the thread that
-/// changes the word, the search does have both. So each model is searched once for each
-/// actor, with that one first.
+/// loom remembers one last access of an atomic, not one of each thread (its issues 166 and
+/// 392). When a thread reads a word and then changes it, its own reading hides that another
+/// had read the word before, and loom does not try that change before the other's reading.
+/// Begun with the thread that changes the word, the search does have both. So each model is
+/// searched once for each actor, with that one first.
 pub(crate) fn first_actor() -> usize {
     FIRST.get()
 }

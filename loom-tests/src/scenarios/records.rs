@@ -6,6 +6,7 @@ use super::super::model::{act, finish};
 use super::super::protocol::names::{NameRecord, Note};
 use super::super::protocol::session::{Credentials, SessionRecord};
 use crate::check::Model;
+use crate::stop;
 
 fn credentials(of: u32) -> Credentials {
     let word = u64::from(of);
@@ -45,6 +46,44 @@ pub fn session_view() -> Model {
         },
     )
     .reaching(&["the first", "the second", "none"])
+}
+
+/// A session that is killed anywhere while it opens its record, the next that opens it, and
+/// a reader.
+#[must_use]
+pub fn opener_stops(steps: u32) -> Model {
+    Model::new(
+        "a session killed while it opens its record, the next, a reader",
+        "a record whose writer died half way shows no session, or one that is whole",
+        2,
+        move |reached| {
+            let record = Arc::new(SessionRecord::new());
+            record.open(&credentials(1));
+            // Before the others begin: what it leaves half done is not seen in parts here, as
+            // that is the other model's, and all three at once have too many readings.
+            if stop::after(steps, || record.open(&credentials(2))).is_none() {
+                reached.mark("killed");
+            }
+            let (reader, notes) = (record.clone(), reached.clone());
+            let all = [
+                act(move || record.open(&credentials(3))),
+                act(move || {
+                    if let Some(view) = reader.view().filter(|view| view.active) {
+                        let of = view.credentials.pid;
+                        assert_eq!(view.credentials, credentials(of), "torn");
+                        notes.mark(match of {
+                            1 => "the first",
+                            2 => "the second",
+                            _ => "the third",
+                        });
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(1)
+    .reaching(&["killed", "the first", "the second", "the third"])
 }
 
 /// A heartbeat and an observer.

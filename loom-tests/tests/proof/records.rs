@@ -1,10 +1,15 @@
 //! Session records and notes under a reader.
 
 use crate::{Part, parts};
-use caslock_loom::wide::scenarios::records::{life_sign, notes, session_view};
+use caslock_loom::check::Model;
+use caslock_loom::wide::scenarios::records::{life_sign, notes, opener_stops, session_view};
 
 fn a_session_record_is_read_whole() {
     session_view().bounded(2).prove();
+}
+
+fn a_record_whose_writer_dies_shows_nobody_or_one() {
+    Model::prove_at_each_stop(opener_stops);
 }
 
 fn a_sign_of_life_never_goes_back() {
@@ -19,6 +24,7 @@ fn a_note_is_read_whole() {
 pub fn parts() -> Vec<Part> {
     parts![
         a_session_record_is_read_whole,
+        a_record_whose_writer_dies_shows_nobody_or_one,
         a_sign_of_life_never_goes_back,
         a_note_is_read_whole,
     ]
