@@ -261,6 +261,8 @@ fn bytes(rows: &[&Value]) {
 
 fn syscalls(rows: &[&Value]) {
     println!("## Every system call fails\n");
+    let is_storm = |row: &&&Value| row["operation"] == "storm";
+    let (storms, rows): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(is_storm);
     let sum = |field: &str| rows.iter().map(|row| number(&row[field])).sum::<u64>();
     let findings = rows
         .iter()
@@ -275,6 +277,14 @@ fn syscalls(rows: &[&Value]) {
         sum("errors"),
         rows.last().map(|row| when(row)).unwrap_or_default()
     );
+    for storm in storms {
+        println!(
+            "{} waits that came back at once; {} findings; {}",
+            number(&storm["shots"]),
+            count(&storm["findings"]),
+            when(storm)
+        );
+    }
 }
 
 fn matrix(rows: &[&Value]) {
