@@ -25,6 +25,11 @@ use crate::session::{Closed, Session, new_gate};
 pub enum Reclaim {
     /// From a holder that has sent no heartbeat for a whole lease, by a waiter that has
     /// watched it for all of that time. The default, with a lease of 10 s.
+    ///
+    /// The heartbeat is the process's: a thread that hangs inside its section, in a process
+    /// that is otherwise well, keeps its lock, for there is no limit to how long a grant may
+    /// be held. Who knows one takes the lock by [`LockTable::force_release`], and the holder
+    /// is told ([`Guard::on_lost`](crate::Guard::on_lost)).
     OnExpiry {
         /// How long a holder may be silent: 100 ms to a day, in whole milliseconds.
         lease: Duration,

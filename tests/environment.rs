@@ -19,7 +19,8 @@ fn child_role() {
 }
 
 /// Row 6: the heart is the process's, not the worker's. A worker that hangs while its
-/// process runs is waited for; its note and its age are there to be seen.
+/// process runs is waited for; its note and its age are there to be seen. How long is too
+/// long only its operator knows, who takes the lock from it; and the worker is told.
 #[test]
 fn a_parked_worker_keeps_its_lock_while_its_process_beats() {
     let _watchdog = watchdog("a_parked_worker_keeps_its_lock_while_its_process_beats");
@@ -35,7 +36,25 @@ fn a_parked_worker_keeps_its_lock_while_its_process_beats() {
     let snapshot = scratch.open().inspect().expect("a snapshot");
     let holder = snapshot.slot("job").expect("the slot").holder;
     assert!(holder.expect("a holder").held_for >= Duration::from_millis(1_000));
-    assert_eq!(parked.release("job"), "released");
+
+    assert_eq!(parked.ask("watch job"), "watching");
+    waiter.say("acquire job");
+    assert!(!waiter.answers_within(Duration::from_millis(300)), "robbed");
+    let operator = scratch.open();
+    operator
+        .force_release("job", held.token)
+        .expect("it is the grant that was shown");
+    let grant = waiter.hear().parse::<common::Grant>().expect("a grant");
+    assert_eq!(grant.previous, "forced");
+    assert_eq!(grant.departed, (parked.pid(), held.token));
+    // Told at once, before it looks by itself; and what it then does harms nobody.
+    parked.ask("loss job");
+    assert!(!parked.is_held("job"));
+    assert_eq!(
+        parked.release("job"),
+        format!("taken-over {}", waiter.pid())
+    );
+    assert!(waiter.is_held("job"));
 }
 
 /// A puppet whose waits are interrupted by every SIGUSR1.

@@ -1,10 +1,12 @@
 //! Fault campaigns against the lock table, each with an oracle that it cannot influence.
 
 pub mod bytes;
+pub mod dashboard;
 #[cfg(target_arch = "x86_64")]
 pub mod instructions;
 pub mod matrix;
 pub mod planted;
+pub mod racers;
 pub mod results;
 pub mod soak;
 #[cfg(target_arch = "x86_64")]

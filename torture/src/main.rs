@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use caslock_torture::{bytes, matrix, planted, soak};
+use caslock_torture::{bytes, dashboard, matrix, planted, racers, soak};
 #[cfg(target_arch = "x86_64")]
 use caslock_torture::{instructions, syscalls};
 use clap::Parser;
@@ -15,6 +15,10 @@ enum Command {
     Instructions(instructions::Options),
     /// A nemesis: workers on a few locks, and everything that may befall them
     Soak(soak::Options),
+    /// All campaigns, and what they have found in one place
+    Dashboard(dashboard::Options),
+    /// Many that reclaim at once from one dead holder: one of them wins
+    Racers(racers::Options),
     /// Each hazard of the environment, and the tests that show its defence
     Matrix(matrix::Options),
     /// Bugs planted in a copy of the source, for the tests to catch
@@ -44,6 +48,8 @@ fn main() -> anyhow::Result<ExitCode> {
         #[cfg(target_arch = "x86_64")]
         Command::Instructions(options) => instructions::run(&options)?,
         Command::Soak(options) => soak::run(&options)?,
+        Command::Dashboard(options) => return dashboard::run(&options),
+        Command::Racers(options) => racers::run(&options)?,
         Command::Matrix(options) => matrix::run(&options)?,
         Command::Planted(options) => planted::run(&options)?,
         Command::Bytes(options) => bytes::run(&options)?,

@@ -21,6 +21,7 @@ pub struct Options {
     #[arg(long)]
     pub list: bool,
     /// Append the results, lines of JSON, to `matrix.jsonl` in this directory
+    /// [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// How long a soak looks for a bug.
 const SOAK_SECS: &str = "15";
 
+/// How often the racers race for one.
+const RACES: &str = "20000";
+
 /// Which bugs, and how thoroughly.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
@@ -39,6 +42,7 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
     /// Append the results, lines of JSON, to `planted.jsonl` in this directory
+    /// [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }
@@ -220,7 +224,7 @@ impl Garden {
             Catcher::Test(file, _) => {
                 self.cargo(&["test", "--no-run", "-p", "caslock", "--test", file])
             }
-            Catcher::Soak(_) => self.cargo(&["build", "-p", "caslock-torture"]),
+            Catcher::Soak(_) | Catcher::Racers => self.cargo(&["build", "-p", "caslock-torture"]),
         }
         .output()?;
         if !output.status.success() {
@@ -250,9 +254,15 @@ impl Garden {
                 command.args(["soak", "--seconds", SOAK_SECS, "--policy", policy]);
                 command
             }
+            Catcher::Racers => {
+                let mut command = Command::new(self.target.join("debug/torture"));
+                command.args(["racers", "--rounds", RACES]);
+                command
+            }
         };
         let verdict = judge(&mut command)?;
-        let ran = matches!(catcher, Catcher::Soak(_)) || verdict.said.contains("running 1 test");
+        let ran = matches!(catcher, Catcher::Soak(_) | Catcher::Racers)
+            || verdict.said.contains("running 1 test");
         ensure!(ran, "{catcher:?} is not there:\n{}", verdict.said);
         Ok(verdict)
     }

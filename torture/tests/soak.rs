@@ -1,4 +1,4 @@
-//! The soak, short: both policies at once, on one machine.
+//! The soak, for a minute: both policies at once, on one machine.
 
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -11,7 +11,7 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 
 fn soak(policy: &str) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_torture"))
-        .args(["soak", "--seconds", "20", "--policy", policy])
+        .args(["soak", "--seconds", "60", "--policy", policy])
         .args(["--seed", &std::process::id().to_string()])
         .stdout(Stdio::piped())
         .spawn()

@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, default_value_t = 30)]
     pub scribble_seconds: u64,
     /// Keep the images that did harm in this directory, and append the result, a line of
-    /// JSON, to `bytes.jsonl` there
+    /// JSON, to `bytes.jsonl` there [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }
@@ -250,8 +250,9 @@ impl Campaign<'_> {
             took.as_secs_f64()
         );
         for image in findings.iter().filter_map(|finding| finding.image) {
-            let Some(out) = &self.options.out else { break };
-            fs::create_dir_all(out)?;
+            let out = self.options.out.clone();
+            let out = out.unwrap_or_else(crate::results::default_dir);
+            fs::create_dir_all(&out)?;
             let kept = out.join(format!("seed-{seed}-image-{image}.table"));
             fs::write(kept, mutate::make(bases, seed, image).bytes)?;
         }

@@ -45,6 +45,7 @@ pub struct Options {
     #[arg(long)]
     pub only: Option<String>,
     /// Append the results, a line of JSON each, to `instructions.jsonl` in this directory
+    /// [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }

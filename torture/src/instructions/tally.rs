@@ -42,6 +42,8 @@ pub(super) enum News {
     Unmarked,
     /// The owner was alive and silent for a lease.
     Silence,
+    /// The owner was alive and robbed by an operator.
+    Forced,
     /// The survivor came only after it.
     Afterwards,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for News {
             Self::Uncertified => "killed before its keeper had a certificate",
             Self::Unmarked => "certificate not marked",
             Self::Silence => "silent for a lease",
+            Self::Forced => "taken from the living by force",
             Self::Afterwards => "survivor came afterwards",
         })
     }

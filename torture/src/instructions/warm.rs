@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use caslock::{Guard, Lock, LockTable};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,10 +138,10 @@ impl Ground {
         let mut holder = None;
         if plan.scene == Scene::Crowded {
             for name in IDLE {
-                end(stage.holder(&path, name)?)?;
+                end(certified_holder(stage, &path, name)?)?;
             }
         } else if plan.scene.has_holder() {
-            let pid = stage.holder(&path, JOB)?;
+            let pid = certified_holder(stage, &path, JOB)?;
             match plan.scene {
                 Scene::HeldByDead => end(pid)?,
                 Scene::HeldByStopped => {
@@ -369,6 +370,7 @@ impl Ground {
         cold::inspect_is_clean(&self.table)?;
         let news = match self.owned_at_death(at_death, slot) {
             Some(_) if told == ("expired", self.holder) => News::Silence,
+            Some(_) if told == ("forced", self.holder) => News::Forced,
             Some(owned) => told_by(at_death, &after, owned),
             None => News::NotOwner,
         };
@@ -441,6 +443,19 @@ impl Ground {
             crowded || before.same_around(after, naming, &processes),
             || "the header, the index or a session of somebody else changed".into(),
         )
+    }
+}
+
+/// A holder whose keeper has a certificate: the table is put back to what it is from here on.
+fn certified_holder(stage: &mut Stage, path: &Path, lock: &str) -> anyhow::Result<u32> {
+    let pid = stage.holder(path, lock)?;
+    loop {
+        let image = Image::new(fs::read(path)?);
+        let slot = image.entry(lock).context("the held lock")?.slot;
+        if image.owners_certificate(slot) == Some(Certificate::Intact) {
+            return Ok(pid);
+        }
+        thread::sleep(Duration::from_micros(200));
     }
 }
 

@@ -66,6 +66,23 @@ const ON_EXPIRY: Cell = Cell {
     test: "no_fenced_update_is_lost_where_the_silent_are_evicted",
 };
 
+const RACERS: Cell = Cell {
+    suite: Suite::Torture("racers"),
+    test: "of_eight_that_reclaim_at_once_exactly_one_takes_over_from_the_dead",
+};
+const SYSCALLS: Cell = Cell {
+    suite: Suite::Torture("hostile"),
+    test: "no_failing_system_call_leaves_anything_leaked_or_stuck",
+};
+const BYTES: Cell = Cell {
+    suite: Suite::Torture("hostile"),
+    test: "no_bytes_in_the_file_make_its_users_panic_die_or_hang",
+};
+const INSTRUCTIONS: Cell = Cell {
+    suite: Suite::Torture("instructions"),
+    test: "whatever_instruction_a_process_dies_at_the_next_one_recovers",
+};
+
 const fn row(number: u32, hazard: &'static str, cells: &'static [Cell]) -> Row {
     Row {
         number,
@@ -308,6 +325,7 @@ pub const ROWS: &[Row] = &[
         19,
         "Two that reclaim at once",
         &[
+            RACERS,
             real(
                 "exclusion",
                 "of_eight_waiters_exactly_one_hears_of_the_death",
@@ -358,6 +376,7 @@ pub const ROWS: &[Row] = &[
         23,
         "A crash while creating the file",
         &[
+            INSTRUCTIONS,
             real(
                 "crash",
                 "a_creator_killed_at_any_system_call_leaves_nothing_half_made",
@@ -369,6 +388,7 @@ pub const ROWS: &[Row] = &[
         24,
         "A crash while naming a slot or attaching",
         &[
+            INSTRUCTIONS,
             real(
                 "crash",
                 "a_process_killed_at_any_instruction_of_naming_leaves_before_or_after",
@@ -387,6 +407,7 @@ pub const ROWS: &[Row] = &[
         25,
         "A crash while recovering",
         &[
+            INSTRUCTIONS,
             real("crash", "a_reset_killed_anywhere_is_done_by_the_next"),
             model("reclaim", "a_sweeper_may_die_at_any_step"),
             ON_DEATH,
@@ -416,6 +437,7 @@ pub const ROWS: &[Row] = &[
         28,
         "A kill inside the release",
         &[
+            INSTRUCTIONS,
             real(
                 "crash",
                 "an_owner_killed_at_any_instruction_leaves_the_lock_to_the_next",
@@ -462,6 +484,7 @@ pub const ROWS: &[Row] = &[
                 "os::futex",
                 "a_word_the_kernel_cannot_read_does_not_make_a_caller_spin",
             ),
+            SYSCALLS,
             model("waiting", "a_sleep_that_ends_early_loses_no_wake"),
         ],
     ),
@@ -470,6 +493,7 @@ pub const ROWS: &[Row] = &[
         33,
         "Garbage in the mapping, while it is in use",
         &[
+            BYTES,
             real("format", "mutated_images_crash_nobody"),
             real("format", "a_scribbler_crashes_nobody"),
             real("format", "a_damaged_owner_word_troubles_its_own_slot_only"),
@@ -490,6 +514,7 @@ pub const ROWS: &[Row] = &[
         35,
         "A cleaner that takes bystanders with it",
         &[
+            BYTES,
             real("format", "mutated_images_crash_nobody"),
             real("crash", "locks_of_many_dead_processes_are_all_reclaimed"),
             model("reclaim", "a_sweep_never_hits_the_heir_of_the_dead"),

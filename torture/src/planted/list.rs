@@ -21,6 +21,8 @@ pub enum Catcher {
     Test(&'static str, &'static str),
     /// The soak of this policy.
     Soak(&'static str),
+    /// The racers.
+    Racers,
 }
 
 /// A bug.
@@ -105,6 +107,21 @@ pub const BUGS: &[Bug] = &[
         catchers: &[Catcher::Unit(
             "protocol::slot::tests::who_waits_stays_known_through_a_takeover_and_the_release_calls_one",
         )],
+    },
+    Bug {
+        name: "reclaim_of_whoever_is_there",
+        story: "A reclaimer reads the word again after it has judged: it may be a successor's.",
+        slow: true,
+        edits: &[Edit {
+            file: "src/protocol/wait.rs",
+            right: "        if env.judge(seen)? == Verdict::Gone {
+            match slot.take(seen, me, *is_heir) {
+",
+            wrong: "        if env.judge(seen)? == Verdict::Gone {
+            match slot.take(slot.owner(), me, *is_heir) {
+",
+        }],
+        catchers: &[Catcher::Racers],
     },
     Bug {
         name: "expiry_by_timestamp",

@@ -11,7 +11,7 @@ pub(crate) mod dice;
 mod history;
 mod nemesis;
 mod oracle;
-mod shared;
+pub(crate) mod shared;
 mod worker;
 
 use std::ffi::CString;
@@ -75,6 +75,7 @@ pub struct Options {
     #[arg(long, default_value = "/var/tmp")]
     pub dir: PathBuf,
     /// Append the result, a line of JSON, to `soak.jsonl` in this directory
+    /// [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Inside the arena already

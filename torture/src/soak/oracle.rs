@@ -10,12 +10,20 @@
 //! be in its section right now, and two are. If it has none, it never will be again, and
 //! the successor waits for the remnant to go.
 //!
-//! No false alarm: a lock was reclaimed rightly only from a process whose tasks all were
-//! exiting, which they then are for ever; a process id cannot be used anew before its
-//! descriptors are closed; and no description of a side file is ever inherited, since it
-//! closes on exec, and a worker that forks has closed all of them before. A miss is
-//! possible when the first of two owners dies between the refusal and the question; the
-//! histories show that one all the same.
+//! No false alarm. A lock was reclaimed rightly only from a process whose tasks all were
+//! exiting, which they then are for ever; and no description of a side file is ever
+//! inherited, since it closes on exec, and a worker that forks has closed all of them
+//! before. Process ids are used anew here, at once and on purpose, so a number alone says
+//! nothing. A process id is free only after the files of the process are closed (`do_exit`:
+//! `exit_files` and `exit_task_work` before `exit_notify`). So: the number is read, the
+//! directory of its tasks is opened, which from then on is that one process's whatever
+//! becomes of the number, and the number is read again. The same: it was this very process
+//! that had the file lock at the second reading. Had it been one before it, that one's lock
+//! would have been gone when the directory was opened. Whether it runs is asked last, of
+//! that directory: one that runs then, ran at the second reading as well.
+//!
+//! A miss is possible when the first of two owners dies between the refusal and the last
+//! question; the histories show that one all the same.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -101,11 +109,11 @@ impl Oracle {
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Asked again at last: had the first one died and its id been used anew in
-            // between, its file lock would be gone.
+            // In this order; see the top.
             if let Some(pid) = self.owner(file)?
-                && self.is_running(pid)
+                && let Some(tasks) = self.tasks(pid)
                 && self.owner(file)? == Some(pid)
+                && is_any_running(&tasks)
             {
                 return Ok(Entered::Beside(pid));
             }
@@ -143,40 +151,38 @@ impl Oracle {
         Ok(owner)
     }
 
-    /// Whether the process has a task that may run its own code again.
-    fn is_running(&self, pid: u32) -> bool {
-        const EXITING: u64 = 0x4; // PF_EXITING, include/linux/sched.h
-        let tasks = openat(
-            &self.proc_dir,
-            format!("{pid}/task"),
-            OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        let Ok(tasks) = tasks else { return false };
-        let Ok(listing) = rustix::fs::Dir::read_from(tasks.as_fd()) else {
-            return false;
-        };
-        let tids = listing
-            .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse::<u32>().ok())
-            .collect::<Vec<_>>();
-        tids.into_iter().any(|tid| {
-            let stat = self.read(&format!("{pid}/task/{tid}/stat"));
-            let flags = stat.ok().and_then(|stat| flags_of(&stat));
-            flags.is_some_and(|flags| flags & EXITING == 0)
-        })
+    /// The directory of a process's tasks: empty once it is gone, never another's.
+    fn tasks(&self, pid: u32) -> Option<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.proc_dir, format!("{pid}/task"), flags, Mode::empty()).ok()
     }
 
     fn read(&self, path: &str) -> io::Result<String> {
-        let fd = openat(
-            &self.proc_dir,
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut text = String::new();
-        File::from(fd).read_to_string(&mut text)?;
-        Ok(text)
+        read_at(&self.proc_dir, path)
     }
+}
+
+/// Whether one of the tasks may run its own code again.
+fn is_any_running(tasks: &OwnedFd) -> bool {
+    const EXITING: u64 = 0x4; // PF_EXITING, include/linux/sched.h
+    let Ok(listing) = rustix::fs::Dir::read_from(tasks.as_fd()) else {
+        return false;
+    };
+    let tids = listing
+        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse::<u32>().ok())
+        .collect::<Vec<_>>();
+    tids.into_iter().any(|tid| {
+        let stat = read_at(tasks, &format!("{tid}/stat"));
+        let flags = stat.ok().and_then(|stat| flags_of(&stat));
+        flags.is_some_and(|flags| flags & EXITING == 0)
+    })
+}
+
+fn read_at(dir: &OwnedFd, path: &str) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut text = String::new();
+    File::from(openat(dir, path, flags, Mode::empty())?).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The task's flags in its `stat` line, see `proc_pid_stat(5)`.

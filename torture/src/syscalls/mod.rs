@@ -3,9 +3,10 @@
 //! `victim` is the process that does the operation, `tracer` has its k-th system call fail,
 //! all its threads counted together, for every k until the operation comes through without
 //! a shot. Afterwards the victim must have answered, with an error or without, and have
-//! nothing left; and a survivor takes every lock.
+//! nothing left; and a survivor takes every lock. In the `storm` every wait fails.
 
 mod errnos;
+mod storm;
 mod tracer;
 mod victim;
 
@@ -75,10 +76,12 @@ pub enum Operation {
     ForceRelease,
     /// Ends its session
     Detach,
+    /// Shares a lock with another while each of its waits comes back at once
+    Storm,
 }
 
 impl Operation {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Create,
         Self::OpenNew,
         Self::Open,
@@ -93,6 +96,7 @@ impl Operation {
         Self::Inspect,
         Self::ForceRelease,
         Self::Detach,
+        Self::Storm,
     ];
 
     /// Whether it begins with an open table. Its keeper starts at its own pace then, and is
@@ -106,6 +110,7 @@ impl Operation {
                 | Self::AcquireContended
                 | Self::ReleaseContended
                 | Self::Reclaim
+                | Self::Storm
         )
     }
 
@@ -125,6 +130,7 @@ impl Operation {
             Self::Inspect => "inspect",
             Self::ForceRelease => "force-release",
             Self::Detach => "detach",
+            Self::Storm => "storm",
         }
     }
 }
@@ -139,6 +145,7 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
     /// Append the results, lines of JSON, to `syscalls.jsonl` in this directory
+    /// [default: target/torture of the workspace]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }
@@ -174,7 +181,10 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
             continue;
         }
         let begun = Instant::now();
-        let tally = shoot_at(operation, &templates, options.quick)?;
+        let tally = match operation {
+            Operation::Storm => storm_at(&templates, if options.quick { 2 } else { 20 })?,
+            _ => shoot_at(operation, &templates, options.quick)?,
+        };
         clean &= tally.findings.is_empty();
         let (name, seconds) = (operation.name(), begun.elapsed().as_secs_f64());
         println!(
@@ -248,6 +258,31 @@ fn shoot_at(operation: Operation, templates: &Templates, quick: bool) -> anyhow:
                 break;
             }
             variant += 1;
+        }
+    }
+    Ok(tally)
+}
+
+/// So many victims of which every wait fails.
+fn storm_at(templates: &Templates, times: usize) -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    for variant in 0..times {
+        let shot = Shot { call: 0, variant };
+        let scene = Scene::set(Operation::Storm, templates)?;
+        let contender = scene.bystander(Operation::Storm);
+        let run = tracer::run(Operation::Storm, &scene.table, shot)?;
+        let contender = contender.join().expect("a bystander does not panic");
+        let found = match (judge(&run, &scene)?, account(&run).map(|done| done.error)) {
+            (None, Ok(Some(error))) => Some(error),
+            (None, Err(error)) => Some(format!("{error:#}")),
+            (found, _) => found.or(contender.err().map(|error| format!("{error:#}"))),
+        };
+        ensure!(run.disturbed > 0, "nobody had to wait");
+        tally.calls += run.disturbed;
+        tally.shots += run.disturbed;
+        if let Some(found) = found {
+            println!("found: storm {variant}: {found}");
+            tally.findings.push(found);
         }
     }
     Ok(tally)
@@ -383,6 +418,7 @@ impl Scene {
         guard.unwrap_or_else(|| {
             thread::spawn(move || match operation {
                 Operation::ReleaseContended => wait_for_the_victim(&path),
+                Operation::Storm => storm::contend(&options().open_existing(&path)?, &path),
                 _ => Ok(()),
             })
         })

@@ -13,6 +13,7 @@ use anyhow::Context;
 
 use super::Operation;
 use super::errnos::{Failing, failing_call};
+use super::storm::ANSWERS;
 use crate::sys;
 
 /// The longest that a victim may take: it waits for ten seconds at most, twice.
@@ -42,6 +43,8 @@ pub(super) enum Hit {
 /// How a victim ended.
 pub(super) struct Run {
     pub(super) hit: Hit,
+    /// Of a storm, how many waits came back at once.
+    pub(super) disturbed: u64,
     /// As `waitpid` tells it.
     pub(super) status: i32,
     pub(super) stdout: String,
@@ -82,6 +85,9 @@ pub(super) fn run(operation: Operation, table: &Path, shot: Shot) -> anyhow::Res
         calls: 0,
         failing: HashMap::new(),
         hit: Hit::Nothing,
+        storms: operation == Operation::Storm,
+        waits: shot.variant,
+        disturbed: 0,
     };
     let status = tracer.follow();
     drop(done);
@@ -99,6 +105,7 @@ pub(super) fn run(operation: Operation, table: &Path, shot: Shot) -> anyhow::Res
         .read_to_string(&mut stderr)?;
     Ok(Run {
         hit: tracer.hit,
+        disturbed: tracer.disturbed,
         status: status?,
         stdout,
         stderr,
@@ -116,6 +123,10 @@ struct Tracer<'a> {
     /// Threads inside a system call that is to return an error.
     failing: HashMap<u32, i32>,
     hit: Hit,
+    /// Whether every wait is to fail; where it is in the row of answers, and how many did.
+    storms: bool,
+    waits: usize,
+    disturbed: u64,
 }
 
 impl Tracer<'_> {
@@ -164,6 +175,9 @@ impl Tracer<'_> {
         if !self.between_marks || (self.alone && tid != self.pid) {
             return Ok(());
         }
+        if self.storms {
+            return self.disturb(tid, number, &args);
+        }
         self.calls += 1;
         if self.calls == self.shot.call {
             return self.shoot(tid, number, &args);
@@ -188,6 +202,29 @@ impl Tracer<'_> {
         }
         self.failing.insert(tid, errno);
         self.hit = Hit::Failed(call, errno);
+        Ok(())
+    }
+
+    /// Answers a wait for a word of the table in its place.
+    fn disturb(&mut self, tid: u32, number: i64, args: &[u64; 6]) -> io::Result<()> {
+        /// A wake is what another relies on: without it that one would sleep for a poll.
+        const FUTEX_WAKE: u64 = 1;
+        const COMMAND: u64 = 127;
+        let waits = match number {
+            libc::SYS_futex_waitv => true,
+            libc::SYS_futex => args[1] & COMMAND != FUTEX_WAKE && self.is_the_tables(args)?,
+            _ => false,
+        };
+        if !waits {
+            return Ok(());
+        }
+        let answer = ANSWERS[self.waits % ANSWERS.len()];
+        self.waits += 1;
+        if let Some(errno) = answer {
+            self.disturbed += 1;
+            sys::skip_syscall(tid)?;
+            self.failing.insert(tid, errno);
+        }
         Ok(())
     }
 

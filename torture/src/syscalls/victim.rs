@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use caslock::{Inspector, Liveness, LockTable};
 
-use super::{BUSY, DEAD, FRESH, IDLE, Operation, options};
+use super::{BUSY, DEAD, FRESH, IDLE, Operation, options, storm};
 use crate::sys;
 
 /// Which operation, on which table.
@@ -154,6 +154,7 @@ fn with_table(
             }
             marked(move || guard.release())
         }
+        Operation::Storm => marked(|| storm::contend(table, table.path())),
         Operation::Acquire => take(table, IDLE)?,
         Operation::AcquireContended => take(table, BUSY)?,
         _ => take(table, DEAD)?,
