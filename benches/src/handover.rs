@@ -37,24 +37,24 @@ const SETTLE: Duration = Duration::from_millis(2);
 /// Handovers in a turn.
 const TURN: u64 = 20;
 
-/// Measures so many turns of each lock.
+/// Measures so many turns of each of these locks.
 ///
 /// # Errors
 /// What a peer or the kernel answers.
-pub fn measure(turns: u32) -> Result<Vec<Row>, Failure> {
-    let mut taken = PEERS.map(|_| Vec::new());
+pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
+    let mut taken = vec![Vec::new(); peers.len()];
     for round in 0..turns as usize {
-        for turn in 0..PEERS.len() {
-            let index = (round + turn) % PEERS.len();
+        for turn in 0..peers.len() {
+            let index = (round + turn) % peers.len();
             let dir = memory_dir()?;
-            let peer = PEERS[index];
+            let peer = peers[index];
             taken[index].extend(peer.dispatch(Turn {
                 peer,
                 dir: dir.path(),
             })?);
         }
     }
-    let rows = PEERS.iter().zip(taken);
+    let rows = peers.iter().zip(taken);
     Ok(rows
         .map(|(peer, taken)| {
             let sample = Sample::new(taken);

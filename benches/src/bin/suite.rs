@@ -160,7 +160,7 @@ fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Ve
         Workload::Uncontended => pairs::measure(Name::ALL, effort.pair_rounds),
         Workload::Instructions => instructions::measure(Name::ALL),
         Workload::Contend => contended(effort, begun),
-        Workload::Handover => handover::measure(effort.handover_turns),
+        Workload::Handover => handover::measure(&handover::PEERS, effort.handover_turns),
         Workload::Crash => crash::measure(&crash::BURDENS, &crash::PEERS, effort.crash_rounds),
         Workload::Many => many::measure(effort.many_run, effort.many_rounds),
         Workload::Names => names::measure(names::SLOTS, effort.names_rounds),
