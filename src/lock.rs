@@ -55,14 +55,16 @@ impl Left {
     /// What to take the slot from.
     #[inline(always)]
     fn or_read(&self, slot: &Slot) -> OwnerWord {
-        // Relaxed, here and below: any value is only a guess.
-        let left = self.0.load(Ordering::Relaxed);
+        // Acquire, with the Release in `note`: whoever guesses a word has seen the epoch word
+        // that the grant before it saw. A word that was released never has an epoch word that
+        // lags, so taking it without having read it leaves the epoch at one behind at most.
+        let left = self.0.load(Ordering::Acquire);
         if left & Self::DOUBTED == 0 {
             return OwnerWord::from_bits(left);
         }
         let seen = slot.owner();
         if seen.bits() == left & !Self::DOUBTED {
-            self.0.store(seen.bits(), Ordering::Relaxed);
+            self.0.store(seen.bits(), Ordering::Release);
         }
         seen
     }
@@ -72,7 +74,7 @@ impl Left {
     pub(crate) fn note(&self, word: OwnerWord) {
         let doubt = self.0.load(Ordering::Relaxed) & Self::DOUBTED;
         if doubt == 0 || word.generation().is_multiple_of(Self::RELEASES_A_CHECK) {
-            self.0.store(word.bits() | doubt, Ordering::Relaxed);
+            self.0.store(word.bits() | doubt, Ordering::Release);
         }
     }
 
