@@ -7,6 +7,7 @@ use std::thread;
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
+use crate::os::fork::Gate;
 use crate::protocol::names::Note;
 use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::wait;
@@ -53,6 +54,8 @@ pub struct Guard<'a> {
 #[derive(Clone, Copy)]
 struct Held<'a> {
     lock: &'a Lock,
+    /// The session's, without the way there: each release asks it.
+    gate: &'a Gate,
     slot: &'a Slot,
     grant: Grant,
     index: u32,
@@ -65,6 +68,7 @@ impl<'a> Guard<'a> {
     #[inline(always)]
     pub(crate) fn new(
         lock: &'a Lock,
+        gate: &'a Gate,
         slot: &'a Slot,
         index: u32,
         grant: Grant,
@@ -74,6 +78,7 @@ impl<'a> Guard<'a> {
         Self {
             held: Held {
                 lock,
+                gate,
                 slot,
                 grant,
                 index,
@@ -233,7 +238,7 @@ impl<'a> Held<'a> {
     /// Whether this is a forked child, without the mapping; the grant is its parent's.
     #[inline(always)]
     fn is_wiped(self) -> bool {
-        self.session().gate.is_wiped()
+        self.gate.is_wiped()
     }
 
     #[inline(always)]
@@ -245,7 +250,12 @@ impl<'a> Held<'a> {
     /// was changed, and [`give_back`] has to look.
     #[inline(always)]
     fn is_let_go(self, has_calls: bool) -> bool {
-        !has_calls && !self.is_wiped() && self.slot.release_quietly(&self.grant)
+        if has_calls || self.is_wiped() || !self.slot.release_quietly(&self.grant) {
+            return false;
+        }
+        let left = self.grant.word().vacated(Vacancy::Released);
+        self.lock.left().note(left);
+        true
     }
 
     #[inline(always)]

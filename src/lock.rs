@@ -13,7 +13,7 @@ use crate::protocol::names::{Full, Key, NamingWords, Resolved};
 use crate::protocol::slot::{Grant, Slot, Taken};
 use crate::protocol::wait;
 use crate::protocol::word::{Owner, OwnerWord, Vacancy};
-use crate::session::{Closed, Session, nanos};
+use crate::session::{Closed, Session, Shared, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Futex;
 
@@ -21,13 +21,67 @@ use crate::view::Futex;
 ///
 /// It is not reentrant: a thread that acquires a lock which its own process holds waits
 /// like any other.
+// Aligned to its size: of many in a row, none lies across two cache lines.
+#[repr(align(32))]
 pub struct Lock {
     session: Arc<Session>,
     /// Where the name was found: `renames << 24 | slot`. Changes when the name was
     /// recycled and came back elsewhere.
     place: AtomicU64,
-    name: Box<str>,
+    left: Left,
+    // Behind a pointer of its own, so that a handle is half a cache line.
+    name: Box<Box<str>>,
 }
+
+/// The owner word as this handle last left it: while nobody else wants the lock, the next
+/// grant replaces that very word, and need not wait for a reading of what the release has
+/// just written. A guess and nothing else: the compare-and-swap decides.
+///
+/// A guess that fails takes the cache line from a holder for nothing. So after a failure the
+/// word is read, until the handle has once more found it as it left it.
+#[derive(Debug)]
+pub(crate) struct Left(AtomicU64);
+
+impl Left {
+    /// Where a word that nobody waits for has no bits.
+    const DOUBTED: u64 = 1;
+    /// Of so many releases one, a power of two, checks whether a doubt still has a reason.
+    const RELEASES_A_CHECK: u64 = 256;
+
+    const fn new() -> Self {
+        Self(AtomicU64::new(Self::DOUBTED))
+    }
+
+    /// What to take the slot from.
+    #[inline(always)]
+    fn or_read(&self, slot: &Slot) -> OwnerWord {
+        // Relaxed, here and below: any value is only a guess.
+        let left = self.0.load(Ordering::Relaxed);
+        if left & Self::DOUBTED == 0 {
+            return OwnerWord::from_bits(left);
+        }
+        let seen = slot.owner();
+        if seen.bits() == left & !Self::DOUBTED {
+            self.0.store(seen.bits(), Ordering::Relaxed);
+        }
+        seen
+    }
+
+    /// Remembers the word that a release leaves.
+    #[inline(always)]
+    pub(crate) fn note(&self, word: OwnerWord) {
+        let doubt = self.0.load(Ordering::Relaxed) & Self::DOUBTED;
+        if doubt == 0 || word.generation().is_multiple_of(Self::RELEASES_A_CHECK) {
+            self.0.store(word.bits() | doubt, Ordering::Relaxed);
+        }
+    }
+
+    fn doubt(&self) {
+        self.0.store(Self::DOUBTED, Ordering::Relaxed);
+    }
+}
+
+const _: () = assert!(size_of::<Lock>() == 32);
 
 const SLOT_BITS: u32 = 24;
 /// How much of a slot's rename count a handle remembers.
@@ -42,6 +96,7 @@ impl Clone for Lock {
         Self {
             session: Arc::clone(&self.session),
             place: AtomicU64::new(self.place.load(Ordering::Relaxed)),
+            left: Left::new(),
             name: self.name.clone(),
         }
     }
@@ -59,6 +114,7 @@ impl std::fmt::Debug for Lock {
 /// a guard is put together in one place, out of registers.
 #[derive(Clone, Copy)]
 struct Granted<'a> {
+    gate: &'a Gate,
     slot: &'a Slot,
     index: u32,
     grant: Grant,
@@ -71,7 +127,8 @@ impl Lock {
         Ok(Self {
             session: Arc::clone(session),
             place: AtomicU64::new(pack(place)),
-            name: name.into(),
+            left: Left::new(),
+            name: Box::new(name.into()),
         })
     }
 
@@ -179,26 +236,35 @@ impl Lock {
     /// call, no clock, no process-local lock.
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
-        let session = &*self.session;
+        let session: &Shared = &self.session;
         if session.gate.state() != Gate::OPEN {
             return None;
         }
         let place = self.place();
         let slot = session.view.slot(place.slot);
-        let seen = slot.owner();
+        // No second attempt here, should a guess fail: it takes registers, and what is spilled
+        // to the stack has to drain before each compare-and-swap.
+        let seen = self.left.or_read(slot);
         if !seen.is_open() && !seen.is_kept_by(session.identity) {
             return None;
         }
         match slot.take(seen, session.identity, false) {
-            Taken::Granted(grant) => self.confirm(slot, place, grant, Cause::Vacancy),
+            Taken::Granted(grant) => self.confirm(session, slot, place, grant, Cause::Vacancy),
             Taken::Changed | Taken::Revoked => None,
         }
+    }
+
+    /// What the releases of this handle leave.
+    #[inline(always)]
+    pub(crate) fn left(&self) -> &Left {
+        &self.left
     }
 
     /// Keeps a grant, unless the slot was given another name before it.
     #[inline(always)]
     fn confirm<'a>(
-        &self,
+        &'a self,
+        session: &'a Shared,
         slot: &'a Slot,
         place: Resolved,
         grant: Grant,
@@ -209,8 +275,9 @@ impl Lock {
             undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
             return None;
         }
-        slot.stamp(self.session.coarse_ms());
+        slot.stamp(session.coarse_ms());
         Some(Granted {
+            gate: &session.gate,
             slot,
             index: place.slot,
             grant,
@@ -221,12 +288,13 @@ impl Lock {
     #[inline(always)]
     fn guard<'a>(&'a self, granted: Granted<'a>) -> Guard<'a> {
         let Granted {
+            gate,
             slot,
             index,
             grant,
             cause,
         } = granted;
-        Guard::new(self, slot, index, grant, cause)
+        Guard::new(self, gate, slot, index, grant, cause)
     }
 
     #[cold]
@@ -238,6 +306,7 @@ impl Lock {
             if let Some(why) = self.session.closed() {
                 return Err(why.into());
             }
+            self.left.doubt();
             let place = self.place();
             let slot = self.session.view.slot(place.slot);
             let mut blocking = Blocking::new(&self.session, place, patience);
@@ -246,7 +315,7 @@ impl Lock {
             drop(blocking);
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) = self.confirm(slot, place, grant, cause) {
+                    if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
                         if !grant.from().is_kept_by(self.session.identity) {
@@ -442,5 +511,33 @@ impl Drop for Naming<'_> {
     fn drop(&mut self) {
         // Only this process's death takes the naming lock from it, so it is still held.
         let _ = wait::release(self.slot, &self.grant, Vacancy::Released, &Futex);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::LockTable;
+
+    #[test]
+    fn a_guess_is_made_once_the_word_stays_as_it_was_left_and_given_up_when_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let (mine, other) = (table.lock("job").unwrap(), table.lock("job").unwrap());
+        let guesses = |lock: &Lock| lock.left.0.load(Ordering::Relaxed) & Left::DOUBTED == 0;
+        assert!(!guesses(&mine));
+        let mut token = 0;
+        for _ in 0..2 * Left::RELEASES_A_CHECK {
+            token = mine.acquire().unwrap().token().0;
+        }
+        assert!(guesses(&mine));
+        // Held by another, and then left by another: neither is what the handle remembers.
+        let theirs = other.acquire().unwrap();
+        assert_eq!(theirs.token().0, token + 1);
+        assert!(matches!(mine.try_acquire(), Err(AcquireError::Busy { .. })));
+        assert!(!guesses(&mine));
+        theirs.release().unwrap();
+        assert_eq!(mine.acquire().unwrap().token().0, token + 2);
+        assert!(!guesses(&mine));
     }
 }
