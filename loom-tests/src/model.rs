@@ -595,7 +595,7 @@ pub fn act(actor: impl FnOnce() + 'static) -> Act {
 }
 
 /// Runs the actors beside each other, and fails the model if one fails. Each execution
-/// begins with another of them where the search is made anew: see [`check::first_actor`].
+/// begins with another of them where the search is made anew; `check::first_actor` says why.
 pub fn finish(actors: impl IntoIterator<Item = Act>) {
     let mut actors: Vec<_> = actors.into_iter().collect();
     let count = actors.len().max(1);
