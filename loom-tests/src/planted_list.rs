@@ -188,15 +188,6 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["heirs"],
     },
     Bug {
-        module: "aside_without_heir",
-        story: "A waiter that goes to sleep under a vacant slot that no heir waits for.",
-        world: "wide",
-        file: "wait.rs",
-        right: &["Defer::Sleep if seen.queue() == Queue::Heir && !*is_heir => {"],
-        wrong: &["Defer::Sleep if !*is_heir => {"],
-        scenarios: &["heirs"],
-    },
-    Bug {
         module: "aside_unlooked",
         story: "A waiter that sleeps under a vacant word without looking whether it still stands.",
         world: "wide",

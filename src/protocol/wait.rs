@@ -191,7 +191,8 @@ fn hold_back<E: Waiting>(slot: &Slot, seen: OwnerWord, is_heir: &mut bool, env: 
     }
     match env.defer(seen) {
         Defer::Look => true,
-        // As behind a holder, there is an heir. Who is the heir must not.
+        // As behind a holder, there is an heir: a courtesy without one is a word that no rule
+        // leads to, and is simply taken. Who is the heir must not sleep here.
         Defer::Sleep if seen.queue() == Queue::Heir && !*is_heir => {
             *is_heir = sleep_under(slot, seen, Queue::Heir, env);
             true

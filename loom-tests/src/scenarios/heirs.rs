@@ -110,49 +110,101 @@ fn leave(holder: &Actor, grant: &Grant, courtesy: Courtesy) -> bool {
     holder.release_before_others(grant, leaves)
 }
 
-/// A holder that leaves the slot by courtesy and at once waits for it again, aside, and
-/// `waiters` of which the last stands aside, too.
+/// Stands aside asleep where the slot is vacant and another's by courtesy.
+pub const ASIDE: Manners = Manners {
+    stays: false,
+    attends: 0,
+    defers: 0,
+    sleeps_aside: true,
+};
+
+/// A holder that leaves the slot by courtesy, and a waiter.
 #[must_use]
-pub fn stands_aside(courtesy: Courtesy, waiters: u32) -> Model {
-    let aside = Manners {
-        sleeps_aside: true,
-        ..Manners::default()
-    };
-    let model = Model::new(
-        format!("a holder that leaves the slot ({courtesy:?}) and stands aside, {waiters} waiting"),
+pub fn left_by(courtesy: Courtesy, manners: Manners) -> Model {
+    Model::new(
+        format!(
+            "a holder that leaves the slot ({courtesy:?}), a waiter, {}",
+            named(manners)
+        ),
         NOBODY_UNHEARD,
-        1 + waiters,
+        2,
         move |reached| {
-            let world = World::new(1, 1 + waiters as usize);
+            let world = World::new(1, 2);
             let (holder, grant) = held(&world);
-            let again = waits(holder.clone().with(aside), reached);
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
+                }),
+                act(waits(Actor::new(&world, 1).with(manners), reached)),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["slept, and came as the heir"])
+}
+
+/// A holder that leaves the slot by courtesy and at once waits for it again, aside, and a
+/// waiter.
+#[must_use]
+pub fn leaves_and_waits(courtesy: Courtesy) -> Model {
+    let model = Model::new(
+        format!("a holder that leaves the slot ({courtesy:?}) and stands aside, a waiter"),
+        NOBODY_UNHEARD,
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            let (holder, grant) = held(&world);
+            let again = waits(holder.clone().with(ASIDE), reached);
             let marks = reached.clone();
-            let mut all = vec![act(move || {
-                world_enter(&holder, &grant);
-                assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
-                let left = holder.world().slot().owner();
-                if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
-                    marks.mark("waits beside an heir");
-                }
-                again();
-            })];
-            all.extend((1..=waiters).map(|session| {
-                let manners = if session == waiters && waiters > 1 {
-                    aside
-                } else {
-                    Manners::default()
-                };
-                let waiter = Actor::new(&world, session).with(manners);
-                act(waits(waiter, reached))
-            }));
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
+                    let left = holder.world().slot().owner();
+                    if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
+                        marks.mark("waits beside an heir");
+                    }
+                    again();
+                }),
+                act(waits(Actor::new(&world, 1), reached)),
+            ];
             finish(all);
         },
     )
     .reaching(&["waits beside an heir", "slept, and came as the heir"]);
-    match waiters {
-        1 => model,
-        _ => model.bounded(2),
+    match courtesy {
+        Courtesy::CalledAndKept => model.bounded(3),
+        Courtesy::Offered | Courtesy::KeptInVain => model,
     }
+}
+
+/// A holder that leaves the slot by courtesy, a waiter, and one that stands aside.
+#[must_use]
+pub fn stands_aside(courtesy: Courtesy) -> Model {
+    Model::new(
+        format!("a holder that leaves the slot ({courtesy:?}), a waiter, one that stands aside"),
+        NOBODY_UNHEARD,
+        3,
+        move |reached| {
+            let world = World::new(1, 3);
+            let (holder, grant) = held(&world);
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
+                }),
+                act(waits(Actor::new(&world, 1), reached)),
+                act(waits(Actor::new(&world, 2).with(ASIDE), reached)),
+            ];
+            finish(all);
+        },
+    )
+    .bounded(match courtesy {
+        Courtesy::Offered => 2,
+        Courtesy::KeptInVain | Courtesy::CalledAndKept => 1,
+    })
+    .reaching(&["slept, and came as the heir"])
 }
 
 /// A holder that keeps the slot while others wait, and comes back for it, and a waiter.

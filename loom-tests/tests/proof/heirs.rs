@@ -2,8 +2,8 @@
 
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, holder_comes_back, nobody_comes, revoked_under_an_heir,
-    self_appointed, stands_aside, woken_heir_leaves,
+    By, Courtesy, Heir, barging_holder, holder_comes_back, leaves_and_waits, left_by, nobody_comes,
+    revoked_under_an_heir, self_appointed, stands_aside, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -45,17 +45,17 @@ pub fn parts() -> Vec<Part> {
         "a_reclaim_under_an_heir_is_noticed":
             revoked_under_an_heir(By::Reclaim);
         "an_heir_is_called_before_the_slot_is_kept_in_vain":
-            barging_holder(Courtesy::CalledAndKept, 1, RETIRES);
-        "an_heir_attends_that_is_called_before_the_slot_is_kept_in_vain":
-            barging_holder(Courtesy::CalledAndKept, 1, ATTENDS);
+            left_by(Courtesy::CalledAndKept, RETIRES);
+        "an_heir_attends_that_is_called_before_the_slot_is_kept":
+            left_by(Courtesy::CalledAndKept, ATTENDS);
         "who_offers_the_slot_may_sleep_under_the_offer":
-            stands_aside(Courtesy::Offered, 1);
+            leaves_and_waits(Courtesy::Offered);
         "who_keeps_the_slot_may_sleep_under_the_vacant_word":
-            stands_aside(Courtesy::CalledAndKept, 1);
+            leaves_and_waits(Courtesy::CalledAndKept);
         "who_sleeps_under_an_offer_is_heard_among_others":
-            stands_aside(Courtesy::Offered, 2);
+            stands_aside(Courtesy::Offered);
         "who_sleeps_under_a_kept_slot_is_heard_among_others":
-            stands_aside(Courtesy::CalledAndKept, 2);
+            stands_aside(Courtesy::CalledAndKept);
         "an_heir_attends_while_the_slot_is_kept_in_vain":
             barging_holder(Courtesy::KeptInVain, 1, ATTENDS);
         "an_heir_attends_and_is_offered_the_slot":
