@@ -169,16 +169,14 @@ pub const BUGS: &[Bug] = &[
         slow: false,
         edits: &[Edit {
             file: "src/protocol/wait.rs",
-            right: "        if announced && env.sleep(slot.wake_word(), expected, seen.queued(relied_on)) {
-            *is_heir = true;
-        }
+            right: "        *is_heir |= sleep_under(slot, seen, relied_on, env);
+    }
 ",
-            wrong: "        if announced {
-            *is_heir |= env.sleep(slot.wake_word(), expected, seen.queued(relied_on));
-            if let Taken::Granted(grant) = slot.take(slot.owner(), me, true) {
-                return Ok(grant);
-            }
+            wrong: "        *is_heir |= sleep_under(slot, seen, relied_on, env);
+        if let Taken::Granted(grant) = slot.take(slot.owner(), me, true) {
+            return Ok(grant);
         }
+    }
 ",
         }],
         catchers: &[
