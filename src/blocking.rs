@@ -106,7 +106,9 @@ const DYING_NOW_NS: u64 = 50_000;
 /// most are gone by then, and a nap would overshoot by more than that.
 const DYING_FAST_NS: u64 = 300_000;
 
-/// How long a waiter has slept behind one holder when it prepares for that one's death.
+/// How long a waiter has slept behind one holder when it prepares for that one's death. More
+/// than a round of turns takes among thirty: who gets up for it is the last in the kernel's
+/// queue when it lies down again.
 const SETTLED_NS: u64 = 15_000_000;
 
 /// How long a nap without a certificate is at most: only a look finds its holder's death.
