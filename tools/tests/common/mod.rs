@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -96,6 +96,19 @@ impl Sandbox {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // Under nohup(1), or behind an `&`, the tests run with some of these ignored, and what
+        // they start would inherit that.
+        // SAFETY:
+        // - signal(2) may be called between fork and exec, and nothing else is called there.
+        // - SIG_DFL is no handler.
+        unsafe {
+            command.pre_exec(|| {
+                for asked in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                    signal(asked, SigHandler::SigDfl)?;
+                }
+                Ok(())
+            });
+        }
         command
     }
 
