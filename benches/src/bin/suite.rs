@@ -4,7 +4,7 @@
 //! cargo run --release -p caslock-bench
 //! ```
 //!
-//! On an idle machine; it takes about eleven minutes, or two with `--quick`. The full run
+//! On an idle machine; it takes about eight minutes, or two with `--quick`. The full run
 //! writes into `benches/results/` and puts its tables into `benches/README.md`; a quick one,
 //! or one of a few workloads, writes into `target/caslock-bench/` unless it is told to publish.
 
@@ -72,7 +72,7 @@ struct Effort {
 const FULL: Effort = Effort {
     pair_rounds: 1500,
     contend_run: Duration::from_millis(400),
-    contend_rounds: 5,
+    contend_rounds: 3,
     handover_turns: 10,
     crash_rounds: 11,
     many_run: Duration::from_secs(1),
