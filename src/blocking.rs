@@ -50,9 +50,12 @@ impl Turns {
         self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
     }
 
-    /// The turn is over, and the slot is offered to the heir.
+    /// The slot is offered to the heir: the turn at it, if there was one, is over.
     pub(crate) fn end(&self, slot: u32) {
-        self.of(slot).store(u64::from(slot), Ordering::Relaxed);
+        let entry = self.of(slot);
+        if entry.load(Ordering::Relaxed) & ((1 << TURN_SLOT_BITS) - 1) == u64::from(slot) {
+            entry.store(u64::from(slot), Ordering::Relaxed);
+        }
     }
 
     /// Whether the last turn at the slot ended, and no other has begun.
@@ -139,9 +142,13 @@ const MAX_PAUSE_SHIFT: u32 = 7;
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
 
-/// After how many pauses one who holds back for an heir sleeps: the heir may be waiting for
-/// this very processor.
-const SLEEP_AFTER: u32 = 6;
+/// After how many pauses one who holds back for an heir yields, or, after its turn, sleeps:
+/// the heir may be waiting for this very processor.
+const PAUSES_ASIDE: u32 = 6;
+
+/// For how long at most one who has had no turn yields to an heir: where many want the
+/// processor, one yield can take as long as all of them do elsewhere.
+const DEFERS_NS: u64 = 5_000_000;
 
 /// For how long an attempt that is not to wait holds back. Without it, one that tries in a
 /// loop would take back at once what it has just offered, for ever.
@@ -165,7 +172,7 @@ pub(crate) struct Blocking<'a> {
     /// The generation of the grant whose end a newcomer spins for.
     spun_on: u64,
     deferrals: u32,
-    /// Until when an attempt yields to an heir; 0: not yet said.
+    /// Until when to yield to an heir; 0: not yet said.
     defers_until_ns: u64,
     /// Whether this process has just had its turn, and left the slot to the others.
     had_turn: bool,
@@ -339,17 +346,23 @@ impl<'a> Blocking<'a> {
 
     /// Pauses while the slot is offered to an heir, then lets it have the processor.
     fn defer_to_heir(&mut self) -> Defer {
-        if self.deferrals <= SLEEP_AFTER {
+        if self.deferrals <= PAUSES_ASIDE {
             pause(self.deferrals);
             self.deferrals += 1;
             return Defer::Look;
         }
-        if !matches!(self.patience, Patience::None) {
+        let is_attempt = matches!(self.patience, Patience::None);
+        if self.had_turn && !is_attempt {
             return Defer::Sleep;
         }
         let now_ns = clock::now_ns();
         if self.defers_until_ns == 0 {
-            self.defers_until_ns = now_ns + ATTEMPT_DEFERS_NS;
+            let most_ns = if is_attempt {
+                ATTEMPT_DEFERS_NS
+            } else {
+                DEFERS_NS
+            };
+            self.defers_until_ns = self.nap_until(now_ns, most_ns);
         }
         if now_ns >= self.defers_until_ns {
             return Defer::Take;
