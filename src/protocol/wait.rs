@@ -16,8 +16,8 @@
 //! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
 //!
 //! So of many that want a slot two are awake, the holder and its heir, and all others sleep.
-//! Who holds back for an heir does so asleep, too, under the vacant word, because the heir
-//! may need that very processor: were all to stay runnable, the scheduler would share out
+//! Who has had its turn holds back for the heir asleep, too, under the vacant word, because the
+//! heir may need that very processor: were all to stay runnable, the scheduler would share out
 //! turns by slices of milliseconds, and stop holders in the middle of theirs. That sleep is
 //! as any under `Heir`: whoever takes the slot leaves it `Asleep`, or an heir is awake that
 //! gets its turn, sleeps again, or leaves, by one of these:
