@@ -129,6 +129,39 @@ pub fn stale_release(stale: u64) -> Model {
     .reaching(&["saw its own word"])
 }
 
+/// Two acquirers that wait for each other, after `start` grants.
+#[must_use]
+pub fn acquirers_across_epochs(start: u64) -> Model {
+    Model::new(
+        format!("two acquirers, one grant each, from token {start}"),
+        "who waits crosses an epoch like anyone: one holder at a time, no wake is lost",
+        2,
+        move |reached| {
+            let world = World::new(1, 2);
+            for _ in 0..start {
+                pass(world.slot(), identity(0));
+            }
+            let all: Vec<_> = (0..2)
+                .map(|session| {
+                    let mut actor = Actor::new(&world, session).sleeping(Sleep::Futex);
+                    let marks = reached.clone();
+                    act(move || {
+                        let _ = actor.use_lock().expect("a patient actor");
+                        if actor.slept() {
+                            marks.mark("slept");
+                        }
+                    })
+                })
+                .collect();
+            finish(all);
+            let mut tokens = world.tokens();
+            tokens.sort_unstable();
+            assert!(tokens.into_iter().eq(start + 1..=start + 2));
+        },
+    )
+    .reaching(&["slept"])
+}
+
 /// Two acquirers that try `rounds` times each, after `start` grants.
 #[must_use]
 pub fn triers_across_epochs(start: u64, rounds: u32) -> Model {
@@ -351,18 +384,21 @@ pub fn lagging_helper() -> Model {
 
 /// Someone who looks, while tokens go by.
 #[must_use]
-pub fn onlooker() -> Model {
-    const GRANTS: u64 = 3;
+pub fn onlooker(start: u64) -> Model {
+    const GRANTS: u64 = 2;
     Model::new(
-        "an onlooker, a holder of many grants",
+        format!("an onlooker, {GRANTS} grants of another, from token {start}"),
         "a view's token is that of the grant in the same view",
         2,
-        |reached| {
+        move |reached| {
             let world = World::new(1, 1);
+            for token in 1..=start {
+                pass(world.slot(), Identity::new(token as u32, 0));
+            }
             let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
             let all = [
                 act(move || {
-                    for token in 1..=GRANTS {
+                    for token in start + 1..=start + GRANTS {
                         let grant = take(one.slot(), Identity::new(token as u32, 0));
                         assert_eq!(grant.token(), token);
                         done(one.slot().release(&grant, Vacancy::Released));
@@ -374,7 +410,7 @@ pub fn onlooker() -> Model {
                     };
                     if let Owner::Held(holder) = view.word.owner() {
                         assert_eq!(u64::from(holder.pid()), view.token);
-                        if view.token == GRANTS {
+                        if view.token == start + GRANTS {
                             marks.mark("the last grant");
                         }
                     }

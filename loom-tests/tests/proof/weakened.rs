@@ -48,8 +48,9 @@ fn models(site: Site) -> Vec<Catcher> {
         ]),
         Site::Vacate => one([exclusion::two_acquirers(1, wide::model::Sleep::Poll)]),
         Site::Epoch | Site::EpochHelp => (0..4)
-            .map(|start| triers_across_epochs(start, 2).bounded(3))
-            .chain([onlooker().bounded(2), stale_look(1)])
+            .map(|start| triers_across_epochs(start, 2))
+            .chain((0..4).map(onlooker))
+            .chain([stale_look(1)])
             .map(Catcher::One)
             .collect(),
         Site::Wake | Site::WakeBump => one([waiting::waiter_and_wake(1)]),
