@@ -205,31 +205,32 @@ impl SessionRecord {
     /// Reads the record; `None` when it kept changing hands.
     #[must_use]
     pub fn view(&self) -> Option<SessionView> {
-        for _ in 0..16 {
-            let life = self.life_sign();
-            let process = self.process.load(Ordering::Relaxed);
-            let credentials = Credentials {
-                pid: process as u32,
-                shares_witness: process & SHARES_WITNESS != 0,
-                pid_namespace: self.pid_namespace.load(Ordering::Relaxed),
-                now_ms: self.attached_ms.load(Ordering::Relaxed),
-                command: [
-                    self.command[0].load(Ordering::Relaxed),
-                    self.command[1].load(Ordering::Relaxed),
-                ],
-            };
-            let beat_ms = self.beat_ms.load(Ordering::Relaxed);
-            fence(ord(Site::NameFence));
-            if self.state.load(Ordering::Relaxed) == life.state {
-                return Some(SessionView {
-                    active: life.state & 1 == 1,
-                    credentials,
-                    life,
-                    beat_ms,
-                });
-            }
-        }
-        None
+        (0..16).find_map(|_| self.view_once())
+    }
+
+    /// Reads the record once; `None` when it changed hands meanwhile.
+    #[must_use]
+    pub fn view_once(&self) -> Option<SessionView> {
+        let life = self.life_sign();
+        let process = self.process.load(Ordering::Relaxed);
+        let credentials = Credentials {
+            pid: process as u32,
+            shares_witness: process & SHARES_WITNESS != 0,
+            pid_namespace: self.pid_namespace.load(Ordering::Relaxed),
+            now_ms: self.attached_ms.load(Ordering::Relaxed),
+            command: [
+                self.command[0].load(Ordering::Relaxed),
+                self.command[1].load(Ordering::Relaxed),
+            ],
+        };
+        let beat_ms = self.beat_ms.load(Ordering::Relaxed);
+        fence(ord(Site::NameFence));
+        (self.state.load(Ordering::Relaxed) == life.state).then_some(SessionView {
+            active: life.state & 1 == 1,
+            credentials,
+            life,
+            beat_ms,
+        })
     }
 
     /// The certificate word.

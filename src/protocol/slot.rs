@@ -157,20 +157,21 @@ impl Slot {
     /// Reads word and epoch as of one moment, or says `None` when they kept changing.
     #[must_use]
     pub fn view(&self) -> Option<SlotView> {
-        for _ in 0..64 {
-            let word = self.owner();
-            let epoch = self.epoch.load(ord(Site::Epoch));
-            let since_ms = self.since_ms.load(Ordering::Relaxed);
-            // The epoch was read between two readings of one word, so it is that word's.
-            if self.owner().grant_only() == word.grant_only() {
-                return Some(SlotView {
-                    word,
-                    token: word.token_in(word.epoch_from(epoch)),
-                    since_ms,
-                });
-            }
-        }
-        None
+        (0..64).find_map(|_| self.view_once())
+    }
+
+    /// Reads word and epoch once; `None` when the word changed meanwhile.
+    #[must_use]
+    pub fn view_once(&self) -> Option<SlotView> {
+        let word = self.owner();
+        let epoch = self.epoch.load(ord(Site::Epoch));
+        let since_ms = self.since_ms.load(Ordering::Relaxed);
+        // The epoch was read between two readings of one word, so it is that word's.
+        (self.owner().grant_only() == word.grant_only()).then(|| SlotView {
+            word,
+            token: word.token_in(word.epoch_from(epoch)),
+            since_ms,
+        })
     }
 
     /// The count of the slot's names; odd while one is being written.

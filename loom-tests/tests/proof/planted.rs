@@ -105,7 +105,7 @@ fn plants() -> Vec<Plant> {
         floor_forgotten by at_some_stop(names::name_comes_back),
         reset_keeps_epoch by reset::reset_broken_off(0, 0),
         reset_forgets_floor by reset::reset_broken_off(0, 0),
-        record_withdrawn_late by records::session_view().bounded(1),
+        record_withdrawn_late by records::session_view(),
     };
     plants.extend(in_the_models! {
         handle_trusts_its_name, "A handle that does not look at its name after the grant.",

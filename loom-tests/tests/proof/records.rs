@@ -5,7 +5,7 @@ use caslock_loom::check::Model;
 use caslock_loom::wide::scenarios::records::{life_sign, notes, opener_stops, session_view};
 
 fn a_session_record_is_read_whole() {
-    session_view().bounded(2).prove();
+    session_view().prove();
 }
 
 fn a_record_whose_writer_dies_shows_nobody_or_one() {

@@ -54,7 +54,7 @@ fn models(site: Site) -> Vec<Catcher> {
             .map(Catcher::One)
             .collect(),
         Site::Wake | Site::WakeBump => one([waiting::waiter_and_wake(1)]),
-        Site::Record | Site::RecordRead => one([records::session_view().bounded(1)]),
+        Site::Record | Site::RecordRead => one([records::session_view()]),
         Site::Rename => vec![at_some_stop(names::creator_repaired)],
         Site::RenameRead => one([
             names::create_and_find(),
