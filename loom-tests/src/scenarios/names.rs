@@ -386,12 +386,24 @@ pub fn creator_repaired(steps: u32) -> Model {
     .reaching(&["repaired"])
 }
 
-/// A creator that hangs anywhere while it recycles a slot, and two others: one has a
-/// handle of the other name, one looks for a torn name.
+/// What another does beside a creator that hangs: each by itself, as it is one actor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// It uses a handle of another name.
+    Uses,
+    /// It looks for that name.
+    FindsAnother,
+    /// It looks for the name that is recycled.
+    FindsRecycled,
+    /// It looks for a torn name.
+    FindsTorn,
+}
+
+/// A creator that hangs anywhere while it recycles a slot, and another user.
 #[must_use]
-pub fn creator_hangs(steps: u32) -> Model {
+pub fn creator_hangs(beside: Beside, steps: u32) -> Model {
     Model::new(
-        "a creator that hangs anywhere, a user of another name",
+        format!("a creator that hangs anywhere, another user ({beside:?})"),
         "a hung creator holds up new names only, and no name is torn",
         2,
         move |reached| {
@@ -408,19 +420,26 @@ pub fn creator_hangs(steps: u32) -> Model {
                     let outcome = stop::after(steps, || creator.create(&mut hung, &name(b'c')));
                     marks.mark(if outcome.is_none() { "hung" } else { "done" });
                 }),
-                act(move || {
-                    let grant = table.acquire(&mut user, other).expect("nobody renames it");
-                    table.release(&user, other, &grant);
-                    assert_eq!(table.names().find(&name(b'b')), Some(other));
-                    let found = table.names().find(&name(b'a'));
-                    assert!(found.is_none_or(|found| found == old), "another's slot");
-                    assert_eq!(table.names().find(&key(b'a', b'c')), None, "torn");
+                act(move || match beside {
+                    Beside::Uses => {
+                        let grant = table.acquire(&mut user, other).expect("nobody renames it");
+                        table.release(&user, other, &grant);
+                    }
+                    Beside::FindsAnother => {
+                        assert_eq!(table.names().find(&name(b'b')), Some(other));
+                    }
+                    Beside::FindsRecycled => {
+                        let found = table.names().find(&name(b'a'));
+                        assert!(found.is_none_or(|found| found == old), "another's slot");
+                    }
+                    Beside::FindsTorn => {
+                        assert_eq!(table.names().find(&key(b'a', b'c')), None, "torn");
+                    }
                 }),
             ];
             finish(all);
         },
     )
-    .bounded(1)
     .reaching(&["hung", "done"])
 }
 

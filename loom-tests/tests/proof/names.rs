@@ -4,8 +4,8 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::wide::scenarios::names::{
-    Handle, create_and_find, creator_hangs, creator_repaired, creator_stops, name_comes_back,
-    recycle_and_acquire, recycle_and_find, two_creators,
+    Beside, Handle, create_and_find, creator_hangs, creator_repaired, creator_stops,
+    name_comes_back, recycle_and_acquire, recycle_and_find, two_creators,
 };
 
 fn two_creators_agree_on_a_names_slot() {
@@ -36,7 +36,14 @@ fn a_dead_creators_name_is_mended_for_everybody() {
 }
 
 fn a_creator_may_hang_at_any_step() {
-    Model::prove_at_each_stop(creator_hangs);
+    for beside in [
+        Beside::Uses,
+        Beside::FindsAnother,
+        Beside::FindsRecycled,
+        Beside::FindsTorn,
+    ] {
+        Model::prove_at_each_stop(|steps| creator_hangs(beside, steps));
+    }
 }
 
 fn a_names_tokens_never_go_back() {
