@@ -174,7 +174,7 @@ pub fn leaves_and_waits(courtesy: Courtesy) -> Model {
     )
     .reaching(&["waits beside an heir", "slept, and came as the heir"]);
     match courtesy {
-        Courtesy::CalledAndKept => model.bounded(3),
+        Courtesy::CalledAndKept => model.bounded(5),
         Courtesy::Offered | Courtesy::KeptInVain => model,
     }
 }
@@ -200,10 +200,7 @@ pub fn stands_aside(courtesy: Courtesy) -> Model {
             finish(all);
         },
     )
-    .bounded(match courtesy {
-        Courtesy::Offered => 2,
-        Courtesy::KeptInVain | Courtesy::CalledAndKept => 1,
-    })
+    .bounded(2)
     .reaching(&["slept, and came as the heir"])
 }
 

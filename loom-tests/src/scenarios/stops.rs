@@ -108,7 +108,7 @@ pub fn waiter_stops(waits: Waits, end: End, steps: u32) -> Model {
             assert_free(&world);
         },
     )
-    .bounded(3)
+    .bounded(4)
     .reaching(&["stopped", "had it", "the other had it again"])
 }
 
