@@ -215,6 +215,15 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["heirs"],
     },
     Bug {
+        module: "trusts_for_ever",
+        story: "A waiter that slept its time in vain, and goes on trusting in the heir.",
+        world: "wide",
+        file: "wait.rs",
+        right: &["Slept::InVain => slot.owner().generation() == seen.generation(),"],
+        wrong: &["Slept::InVain => false,"],
+        scenarios: &["heirs"],
+    },
+    Bug {
         module: "name_before_bytes",
         story: "A name that is published, and its slot free, before its bytes are written.",
         world: "wide",

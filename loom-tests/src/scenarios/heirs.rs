@@ -370,6 +370,34 @@ pub fn nobody_comes(newcomers: u32) -> Model {
     }
 }
 
+/// A holder whose word names an heir that is gone, and a waiter that trusts in it for one
+/// poll interval, which passes before the release.
+#[must_use]
+pub fn heir_is_gone() -> Model {
+    Model::new(
+        "a holder under an heir that is gone, a waiter",
+        "who has trusted in vain stands for itself: the next release wakes it",
+        2,
+        |reached| {
+            let world = World::new(1, 2);
+            let (holder, grant) = held(&world);
+            let slot = world.slot();
+            // By one that made itself the heir, and was killed.
+            assert!(slot.queue_up(slot.owner(), Queue::Heir));
+            let all = [
+                act(move || {
+                    world_enter(&holder, &grant);
+                    holder.world().poll_passes();
+                    assert!(holder.release(&grant), "nobody revokes it");
+                }),
+                act(waits(Actor::new(&world, 1), reached)),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["slept, and came as the heir"])
+}
+
 /// Who ends the grant that an heir attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {

@@ -2,8 +2,8 @@
 
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, holder_comes_back, leaves_and_waits, left_by, nobody_comes,
-    revoked_under_an_heir, self_appointed, stands_aside, woken_heir_leaves,
+    By, Courtesy, Heir, barging_holder, heir_is_gone, holder_comes_back, leaves_and_waits, left_by,
+    nobody_comes, revoked_under_an_heir, self_appointed, stands_aside, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -78,6 +78,8 @@ pub fn parts() -> Vec<Part> {
             nobody_comes(1);
         "an_heir_that_is_not_there_is_not_relied_on":
             nobody_comes(2);
+        "an_heir_that_is_gone_is_trusted_for_one_interval":
+            heir_is_gone();
         "a_force_release_under_an_heir_is_noticed":
             revoked_under_an_heir(By::Force);
         "a_sweep_under_an_heir_is_noticed":

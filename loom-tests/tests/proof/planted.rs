@@ -99,6 +99,7 @@ fn plants() -> Vec<Plant> {
         aside_unlooked by heirs::leaves_and_waits(heirs::Courtesy::Offered),
         nobody_is_appointed by heirs::nobody_comes(2),
         deserted_silently by heirs::nobody_comes(2),
+        trusts_for_ever by heirs::heir_is_gone(),
         name_before_bytes by names::recycle_and_find(b'a', b'b'),
         recycled_without_owner by names::recycle_and_acquire(names::Handle::Checks),
         repair_skipped by at_some_stop(names::creator_stops),
