@@ -488,7 +488,11 @@ pub const ROWS: &[Row] = &[
             model("waiting", "a_sleep_that_ends_early_loses_no_wake"),
         ],
     ),
-    row(32, "Memory order", &[model("weakened", "parts")]),
+    row(
+        32,
+        "Memory order",
+        &[model("weakened", "is needed: weakened to")],
+    ),
     row(
         33,
         "Garbage in the mapping, while it is in use",

@@ -67,7 +67,6 @@ pub const BUGS: &[Bug] = &[
         catchers: &[
             Catcher::Test("fork", "a_stray_close_of_the_table_file_drops_nothing"),
             Catcher::Unit("os::byte_lock::tests::a_byte_has_one_holder_at_a_time"),
-            Catcher::Soak("on-death"),
         ],
     },
     Bug {
