@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-use super::protocol::slot::{Grant, Slot, Taken};
+use super::protocol::slot::{Grant, Slot, Taken, Vacated};
 use super::protocol::wait::{self, Defer, Slept, Spin, Verdict, Waiting, Wake};
 use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, Ordering};
@@ -80,6 +80,16 @@ impl World {
             interval: AtomicU32::new(0),
             grants: Mutex::new(Vec::new()),
         })
+    }
+
+    /// A table of one slot and `sessions` sessions, after so many grants.
+    #[must_use]
+    pub fn after(grants: u64, sessions: usize) -> Arc<Self> {
+        let world = Self::new(1, sessions);
+        for _ in 0..grants {
+            pass(world.slot(), identity(0));
+        }
+        world
     }
 
     /// The slot that most models use.
@@ -584,6 +594,28 @@ fn count_down(left: &mut u32) -> bool {
 #[must_use]
 pub fn identity(session: u32) -> Identity {
     Identity::new(100 + session, session)
+}
+
+/// Takes a slot that nobody else wants.
+#[must_use]
+pub fn take(slot: &Slot, me: Identity) -> Grant {
+    match slot.take(slot.owner(), me, false) {
+        Taken::Granted(grant) => grant,
+        other => panic!("nobody else takes the slot: {other:?}"),
+    }
+}
+
+/// The end of a grant that nobody revokes.
+pub fn done(outcome: Vacated) {
+    assert!(
+        matches!(outcome, Vacated::Done { .. }),
+        "a grant was lost that nobody revoked"
+    );
+}
+
+/// Takes and releases.
+pub fn pass(slot: &Slot, me: Identity) {
+    done(slot.release(&take(slot, me), Vacancy::Released));
 }
 
 /// What one actor does.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::model::{Actor, Judge, Sleep, World, act, finish, identity};
+use super::super::model::{Actor, Judge, Sleep, World, act, done, finish, identity, pass, take};
 use super::super::protocol::slot::{Grant, Slot, Taken, Vacated};
 use super::super::protocol::word::{Identity, Owner, Vacancy};
 use super::super::widths::GENERATION_BITS;
@@ -13,20 +13,6 @@ use crate::stop;
 /// Grants until the word looks the same again, in the tiny world.
 const PERIOD: u64 = 4;
 
-fn take(slot: &Slot, me: Identity) -> Grant {
-    match slot.take(slot.owner(), me, false) {
-        Taken::Granted(grant) => grant,
-        other => panic!("nobody else takes the slot: {other:?}"),
-    }
-}
-
-fn done(outcome: Vacated) {
-    assert!(
-        matches!(outcome, Vacated::Done { .. }),
-        "a grant was lost that nobody revoked"
-    );
-}
-
 /// The grant `stale`, made and revoked.
 fn revoked(world: &World, me: Identity, stale: u64) -> Grant {
     for _ in 1..stale {
@@ -35,11 +21,6 @@ fn revoked(world: &World, me: Identity, stale: u64) -> Grant {
     let old = take(world.slot(), me);
     done(world.slot().vacate(old.word(), Vacancy::Expired(me.pid())));
     old
-}
-
-/// Takes and releases.
-fn pass(slot: &Slot, me: Identity) {
-    done(slot.release(&take(slot, me), Vacancy::Released));
 }
 
 /// The grant whose word looks just like that of `old`, made and released.
@@ -129,39 +110,6 @@ pub fn stale_release(stale: u64) -> Model {
     .reaching(&["saw its own word"])
 }
 
-/// Two acquirers that wait for each other, after `start` grants.
-#[must_use]
-pub fn acquirers_across_epochs(start: u64) -> Model {
-    Model::new(
-        format!("two acquirers, one grant each, from token {start}"),
-        "who waits crosses an epoch like anyone: one holder at a time, no wake is lost",
-        2,
-        move |reached| {
-            let world = World::new(1, 2);
-            for _ in 0..start {
-                pass(world.slot(), identity(0));
-            }
-            let all: Vec<_> = (0..2)
-                .map(|session| {
-                    let mut actor = Actor::new(&world, session).sleeping(Sleep::Futex);
-                    let marks = reached.clone();
-                    act(move || {
-                        let _ = actor.use_lock().expect("a patient actor");
-                        if actor.slept() {
-                            marks.mark("slept");
-                        }
-                    })
-                })
-                .collect();
-            finish(all);
-            let mut tokens = world.tokens();
-            tokens.sort_unstable();
-            assert!(tokens.into_iter().eq(start + 1..=start + 2));
-        },
-    )
-    .reaching(&["slept"])
-}
-
 /// Two acquirers that try `rounds` times each, after `start` grants.
 #[must_use]
 pub fn triers_across_epochs(start: u64, rounds: u32) -> Model {
@@ -170,11 +118,7 @@ pub fn triers_across_epochs(start: u64, rounds: u32) -> Model {
         "tokens are unique and rise with ownership, and no live holder's grant is lost",
         2,
         move |reached| {
-            let world = World::new(1, 2);
-            let me = identity(0);
-            for _ in 0..start {
-                pass(world.slot(), me);
-            }
+            let world = World::after(start, 2);
             let all: Vec<_> = (0..2)
                 .map(|session| {
                     let actor = Actor::new(&world, session);
@@ -215,10 +159,7 @@ pub fn stale_take(start: u64) -> Model {
         "a grant from a word that has come round is one, and sees the last holder's writes",
         2,
         move |reached| {
-            let world = World::new(1, 2);
-            for _ in 0..start {
-                pass(world.slot(), identity(0));
-            }
+            let world = World::after(start, 2);
             let (holder, late) = (Actor::new(&world, 0), Actor::new(&world, 1));
             let marks = reached.clone();
             let all = [
@@ -262,11 +203,8 @@ pub fn owner_stops(start: u64, steps: u32) -> Model {
         "tokens rise though a grant dies before its epoch is helped forward",
         2,
         move |reached| {
-            let world = World::new(1, 2);
+            let world = World::after(start, 2);
             let mut mortal = Actor::new(&world, 0).sleeping(Sleep::Poll);
-            for _ in 0..start {
-                pass(world.slot(), identity(0));
-            }
             let mut heir = Actor::new(&world, 1)
                 .sleeping(Sleep::Poll)
                 .judging(Judge::TheDead);
@@ -384,33 +322,31 @@ pub fn lagging_helper() -> Model {
 
 /// Someone who looks, while tokens go by.
 #[must_use]
-pub fn onlooker(start: u64) -> Model {
-    const GRANTS: u64 = 2;
+pub fn onlooker() -> Model {
+    const GRANTS: u64 = 3;
     Model::new(
-        format!("an onlooker, {GRANTS} grants of another, from token {start}"),
+        "an onlooker, a holder of many grants",
         "a view's token is that of the grant in the same view",
         2,
-        move |reached| {
+        |reached| {
             let world = World::new(1, 1);
-            for token in 1..=start {
-                pass(world.slot(), Identity::new(token as u32, 0));
-            }
             let (one, two, marks) = (world.clone(), world.clone(), reached.clone());
             let all = [
                 act(move || {
-                    for token in start + 1..=start + GRANTS {
+                    for token in 1..=GRANTS {
                         let grant = take(one.slot(), Identity::new(token as u32, 0));
                         assert_eq!(grant.token(), token);
                         done(one.slot().release(&grant, Vacancy::Released));
                     }
                 }),
                 act(move || {
-                    let Some(view) = two.slot().view() else {
+                    // A view is such readings until one succeeds, each as this one begun later.
+                    let Some(view) = two.slot().view_once() else {
                         return;
                     };
                     if let Owner::Held(holder) = view.word.owner() {
                         assert_eq!(u64::from(holder.pid()), view.token);
-                        if view.token == start + GRANTS {
+                        if view.token == GRANTS {
                             marks.mark("the last grant");
                         }
                     }

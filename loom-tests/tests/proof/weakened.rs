@@ -46,11 +46,10 @@ fn models(site: Site) -> Vec<Catcher> {
             stale_take(1).bounded(2),
             revoke::visible_through_a_hung_heir(),
         ]),
-        Site::Vacate => one([exclusion::two_acquirers(1, wide::model::Sleep::Poll)]),
+        Site::Vacate => one([exclusion::two_acquirers(0, wide::model::Sleep::Poll)]),
         Site::Epoch | Site::EpochHelp => (0..4)
             .map(|start| triers_across_epochs(start, 2))
-            .chain((0..4).map(onlooker))
-            .chain([stale_look(1)])
+            .chain([onlooker(), stale_look(1)])
             .map(Catcher::One)
             .collect(),
         Site::Wake | Site::WakeBump => one([waiting::waiter_and_wake(1)]),

@@ -2,9 +2,10 @@
 
 use crate::{Part, parts};
 use caslock_loom::check::Model;
+use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
-    acquirers_across_epochs, nested_crashes, onlooker, owner_stops, stale_look, stale_release,
-    stale_take, triers_across_epochs,
+    nested_crashes, onlooker, owner_stops, stale_look, stale_release, stale_take,
+    triers_across_epochs,
 };
 
 fn a_stale_release_fails_where_the_word_looks_the_same_again() {
@@ -32,8 +33,11 @@ fn a_grant_from_a_word_that_has_come_round_is_one() {
 }
 
 fn waiters_cross_epochs_like_anyone() {
+    use tiny::{model::Sleep, scenarios::exclusion::two_acquirers};
     for start in 0..4 {
-        acquirers_across_epochs(start).prove();
+        two_acquirers(start, Sleep::Futex)
+            .reaching(&["slept"])
+            .prove();
     }
 }
 
@@ -48,9 +52,7 @@ fn tokens_rise_through_any_two_crash_points_in_a_row() {
 }
 
 fn a_view_shows_the_token_of_its_own_grant() {
-    for start in 0..4 {
-        onlooker(start).prove();
-    }
+    onlooker().prove();
 }
 
 /// What there is to run.
