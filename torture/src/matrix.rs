@@ -97,11 +97,21 @@ impl Suite {
                 .with_extension("rs"),
             Self::Processes(file) => Path::new("tests").join(file).with_extension("rs"),
             Self::CommandLine(file) => Path::new("tools/tests").join(file).with_extension("rs"),
-            Self::Model(file) => Path::new("loom-tests/tests/proof")
+            Self::Model(file) | Self::Models(file) => Path::new("loom-tests/tests/proof")
                 .join(file)
                 .with_extension("rs"),
             Self::Torture(file) => Path::new("torture/tests").join(file).with_extension("rs"),
         }
+    }
+
+    /// Whether a run of it takes one test's name only: the proof's does.
+    const fn takes_one_filter(self) -> bool {
+        matches!(self, Self::Model(_) | Self::Models(_))
+    }
+
+    /// Whether what stands for a test's name is part of the names of several.
+    const fn is_a_family(self) -> bool {
+        matches!(self, Self::Models(_))
     }
 
     /// The arguments of the `cargo test` that runs it, and what its tests' names begin with.
@@ -110,7 +120,9 @@ impl Suite {
             Self::Unit(module) => (vec!["-p", "caslock", "--lib"], format!("{module}::tests::")),
             Self::Processes(file) => (vec!["-p", "caslock", "--test", file], String::new()),
             Self::CommandLine(file) => (vec!["-p", "caslock-cli", "--test", file], String::new()),
-            Self::Model(_) => (vec!["-p", "caslock-loom", "--test", "proof"], String::new()),
+            Self::Model(_) | Self::Models(_) => {
+                (vec!["-p", "caslock-loom", "--test", "proof"], String::new())
+            }
             Self::Torture(file) => (vec!["-p", "caslock-torture", "--test", file], String::new()),
         }
     }
@@ -118,66 +130,58 @@ impl Suite {
 
 type Outcomes = BTreeMap<(Suite, &'static str), Outcome>;
 
-/// A `cargo test` of the suite, whose own arguments are to follow.
-fn cargo_test(arguments: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .arg("test")
-        .args(arguments)
-        .arg("--")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdin(Stdio::null());
-    command
-}
-
-/// Runs these parts of the proof, which takes one filter at a time: a part's name, or what
-/// the names of several have in common.
-fn run_models(suite: Suite, parts: &BTreeSet<&'static str>) -> anyhow::Result<Outcomes> {
-    let (arguments, _) = suite.arguments();
-    let mut outcomes = Outcomes::new();
-    for &part in parts {
-        let output = cargo_test(&arguments)
-            .arg(part)
-            .output()
-            .with_context(|| format!("running {part} of {suite:?}"))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        // The names are padded. Without any, the filter has found nothing.
-        let ran = said.lines().filter(|line| line.starts_with("test "));
-        let some_passed = ran.into_iter().any(|line| line.ends_with(" ... ok"));
-        let outcome = if output.status.success() && some_passed {
-            Outcome::Passed
-        } else {
-            eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
-            Outcome::Failed
-        };
-        outcomes.insert((suite, part), outcome);
-    }
-    Ok(outcomes)
+/// The tests that a run tells of, by name, and what it says of each. Some pad the names.
+fn results(said: &str) -> impl Iterator<Item = (&str, &str)> {
+    said.lines().filter_map(|line| {
+        let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+        Some((name.trim_end(), result))
+    })
 }
 
 /// Runs these tests of a suite, and reads what came of each.
 fn run_suite(suite: Suite, tests: &BTreeSet<&'static str>) -> anyhow::Result<Outcomes> {
-    if matches!(suite, Suite::Model(_)) {
-        return run_models(suite, tests);
+    if !suite.takes_one_filter() {
+        return run_tests(suite, tests);
     }
+    let each = tests
+        .iter()
+        .map(|&test| run_tests(suite, &BTreeSet::from([test])));
+    Ok(each
+        .collect::<anyhow::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// The same in one run.
+fn run_tests(suite: Suite, tests: &BTreeSet<&'static str>) -> anyhow::Result<Outcomes> {
     let (arguments, prefix) = suite.arguments();
-    let output = cargo_test(&arguments)
-        .arg("--exact")
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .arg("test")
+        .args(arguments)
+        .arg("--")
+        .args((!suite.is_a_family()).then_some("--exact"))
         .args(tests.iter().map(|test| format!("{prefix}{test}")))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .stdin(Stdio::null())
         .output()
         .with_context(|| format!("running {suite:?}"))?;
     // A result is a line of standard output; why a test was skipped is on standard error.
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let outcome_of = |test: &str| {
-        let passed = format!("test {prefix}{test} ... ok");
+        let name = format!("{prefix}{test}");
+        let mut of_it = results(&said)
+            .filter(|(other, _)| *other == name || suite.is_a_family() && other.contains(&name))
+            .peekable();
+        let passed = of_it.peek().is_some() && of_it.all(|(_, result)| result == "ok");
         let skipped = told.lines().find_map(|line| {
             let why = line.strip_prefix("skipped: ")?;
             why.strip_prefix(test)?.strip_prefix(": ")
         });
         match skipped {
-            _ if !said.lines().any(|line| line == passed) => Outcome::Failed,
+            _ if !passed => Outcome::Failed,
             Some(why) => Outcome::Skipped(why.to_owned()),
             None => Outcome::Passed,
         }

@@ -9,8 +9,10 @@ pub enum Suite {
     Processes(&'static str),
     /// The command line: a file under `tools/tests/`.
     CommandLine(&'static str),
-    /// The models: a file under `loom-tests/tests/`.
+    /// The models: a part of the proof, in a file under `loom-tests/tests/proof/`.
     Model(&'static str),
+    /// The same for all parts whose names have in common what stands for the test's.
+    Models(&'static str),
     /// The short campaigns: a file under `torture/tests/`.
     Torture(&'static str),
 }
@@ -491,7 +493,10 @@ pub const ROWS: &[Row] = &[
     row(
         32,
         "Memory order",
-        &[model("weakened", "is needed: weakened to")],
+        &[Cell {
+            suite: Suite::Models("weakened"),
+            test: "is needed: weakened to",
+        }],
     ),
     row(
         33,
