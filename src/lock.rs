@@ -72,9 +72,10 @@ impl Left {
     /// Remembers the word that a release leaves.
     #[inline(always)]
     pub(crate) fn note(&self, word: OwnerWord) {
-        let doubt = self.0.load(Ordering::Relaxed) & Self::DOUBTED;
-        if doubt == 0 || word.generation().is_multiple_of(Self::RELEASES_A_CHECK) {
-            self.0.store(word.bits() | doubt, Ordering::Release);
+        if self.0.load(Ordering::Relaxed) & Self::DOUBTED == 0 {
+            self.0.store(word.bits(), Ordering::Release);
+        } else if word.generation().is_multiple_of(Self::RELEASES_A_CHECK) {
+            self.0.store(word.bits() | Self::DOUBTED, Ordering::Release);
         }
     }
 
