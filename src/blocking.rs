@@ -78,6 +78,45 @@ impl Turns {
     }
 }
 
+/// How often newcomers pause before they sleep, by what has come of it lately.
+///
+/// A spin before a long sleep costs more than its own time: the kernel is in no hurry to run
+/// a thread again that has just used its processor, so the wake takes longer, too.
+///
+/// For a few slots at a time: those that share an entry mistake each other's waits for theirs,
+/// which costs a spin too long or too short.
+#[derive(Default)]
+pub(crate) struct Spins([AtomicU32; 16]);
+
+impl Spins {
+    /// An entry is how many of the last waits in a row were long, up to this.
+    const MOST_LONG: u32 = 2;
+
+    fn of(&self, slot: u32) -> &AtomicU32 {
+        &self.0[slot as usize % self.0.len()]
+    }
+
+    /// How often to pause at the slot: half as often after each long wait. What is left in
+    /// the end still shows a holder that comes and goes faster than anybody goes to sleep.
+    fn at(&self, slot: u32) -> u32 {
+        MOST_SPINS >> self.of(slot).load(Ordering::Relaxed)
+    }
+
+    /// A wait is over that went on for so long after its pauses.
+    fn note(&self, slot: u32, slept_ns: u64) {
+        let entry = self.of(slot);
+        let was = entry.load(Ordering::Relaxed);
+        let long = if slept_ns < SHORT_SLEEP_NS {
+            0
+        } else {
+            (was + 1).min(Self::MOST_LONG)
+        };
+        if long != was {
+            entry.store(long, Ordering::Relaxed);
+        }
+    }
+}
+
 /// How long to wait.
 #[derive(Clone, Copy)]
 pub(crate) enum Patience {
@@ -133,8 +172,12 @@ const HEIR_YIELDS_NS: u64 = 4_000;
 /// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
-/// How often a newcomer pauses before it sleeps; the pauses grow to the power of two below.
-const SPINS: u32 = 12;
+/// How often a newcomer pauses before it sleeps, at most; the pauses grow to the power of two
+/// below.
+const MOST_SPINS: u32 = 12;
+
+/// A sleep that a somewhat longer spin would have spared.
+const SHORT_SLEEP_NS: u64 = 20_000;
 
 /// The longest pause is two to the power of this, in turns of the processor's own.
 const MAX_PAUSE_SHIFT: u32 = 7;
@@ -169,6 +212,9 @@ pub(crate) struct Blocking<'a> {
     place: Resolved,
     patience: Patience,
     spins: u32,
+    most_spins: u32,
+    /// When it first went to sleep behind a holder; 0: it has not.
+    asleep_ns: u64,
     /// The generation of the grant whose end a newcomer spins for.
     spun_on: u64,
     deferrals: u32,
@@ -210,6 +256,8 @@ impl<'a> Blocking<'a> {
             place,
             patience,
             spins: 0,
+            most_spins: session.spins.at(place.slot),
+            asleep_ns: 0,
             spun_on: 0,
             deferrals: 0,
             defers_until_ns: 0,
@@ -430,6 +478,9 @@ impl<'a> Blocking<'a> {
         } else {
             self.blind_nap_ns(holder, now_ns)
         };
+        if self.asleep_ns == 0 {
+            self.asleep_ns = now_ns;
+        }
         let nap_ns = match queue {
             Queue::Heir => nap_ns.min(self.trust_ns()),
             Queue::Idle | Queue::Asleep => nap_ns,
@@ -481,6 +532,13 @@ impl Drop for Blocking<'_> {
         if self.shown {
             self.session.show_waiting(self.place.slot, -1);
         }
+        if self.spins > 0 {
+            let slept_ns = match self.asleep_ns {
+                0 => 0,
+                since_ns => clock::now_ns().saturating_sub(since_ns),
+            };
+            self.session.spins.note(self.place.slot, slept_ns);
+        }
         // Without a grant the watch stays: the next attempt goes on with it.
         if self.watched
             && !matches!(self.slot().owner().owner(), Owner::Held(other) if other != self.session.identity)
@@ -500,7 +558,7 @@ impl Waiting for Blocking<'_> {
     type Stop = Stop;
 
     fn spin(&mut self, held: OwnerWord) -> Spin {
-        if matches!(self.patience, Patience::None) || self.spins >= SPINS {
+        if matches!(self.patience, Patience::None) || self.spins >= self.most_spins {
             return Spin::Sleep;
         }
         if self.spins > 0 && self.spun_on != held.generation() {
@@ -603,5 +661,25 @@ impl Waiting for Blocking<'_> {
                 Slept::InVain
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_waits_shorten_the_spin_and_a_short_one_restores_it() {
+        let spins = Spins::default();
+        let after = |slept_ns| {
+            spins.note(3, slept_ns);
+            spins.at(3)
+        };
+        let long_ns = SHORT_SLEEP_NS;
+        assert_eq!(spins.at(3), MOST_SPINS);
+        let seen = [long_ns, long_ns, long_ns, 0].map(after);
+        let (half, quarter) = (MOST_SPINS / 2, MOST_SPINS / 4);
+        assert_eq!(seen, [half, quarter, quarter, MOST_SPINS]);
+        assert_eq!(spins.at(4), MOST_SPINS, "another slot's entry");
     }
 }

@@ -46,7 +46,7 @@ impl Left {
     /// Where a word that nobody waits for has no bits.
     const DOUBTED: u64 = 1;
     /// Of so many releases one, a power of two, checks whether a doubt still has a reason.
-    const RELEASES_A_CHECK: u64 = 256;
+    const RELEASES_A_CHECK: u64 = 1024;
 
     const fn new() -> Self {
         Self(AtomicU64::new(Self::DOUBTED))

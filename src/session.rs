@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::blocking::Turns;
+use crate::blocking::{Spins, Turns};
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
 use crate::holder::{FencingToken, escape_bytes};
 use crate::mapping::TableFile;
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     stopping: AtomicU32,
     /// Since when this process has been served before the heirs of its slots.
     pub(crate) turns: Turns,
+    /// How often its threads spin before they sleep.
+    pub(crate) spins: Spins,
     watches: Mutex<HashMap<u32, Watch>>,
     waits: Mutex<HashMap<u32, u32>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
@@ -170,6 +172,7 @@ impl Session {
             watches: Mutex::default(),
             waits: Mutex::default(),
             turns: Turns::default(),
+            spins: Spins::default(),
             lost_calls: Mutex::default(),
         });
         Ok(Self {
