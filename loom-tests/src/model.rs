@@ -1,10 +1,12 @@
 //! What the models of one world are made of: a few slots, the section that they guard,
 //! and actors that are one session's thread each.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use loom::cell::UnsafeCell;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use super::protocol::slot::{Grant, Slot, Taken, Vacated};
 use super::protocol::wait::{self, Defer, Slept, Spin, Verdict, Waiting, Wake};
@@ -272,6 +274,7 @@ pub struct Actor {
     slept: bool,
     polled: bool,
     manners: Manners,
+    call: Option<Call>,
 }
 
 impl Actor {
@@ -289,6 +292,7 @@ impl Actor {
             slept: false,
             polled: false,
             manners: Manners::default(),
+            call: None,
         }
     }
 
@@ -324,6 +328,13 @@ impl Actor {
     #[must_use]
     pub fn with(mut self, manners: Manners) -> Self {
         self.manners = manners;
+        self
+    }
+
+    /// Its first sleep ends by `call`, or else its first look as the heir is after it.
+    #[must_use]
+    pub fn called(mut self, call: &Call) -> Self {
+        self.call = Some(call.clone());
         self
     }
 
@@ -375,6 +386,17 @@ impl Actor {
             return None;
         }
         self.take(seen)
+    }
+
+    /// Takes the first slot by one look, if that is vacant or its holder dead. One that
+    /// waits looks again and again: as this one at its last look.
+    #[must_use]
+    pub fn try_inherit(&self) -> Option<Grant> {
+        let seen = self.world.slot().owner();
+        match seen.owner() {
+            Owner::Held(holder) if !self.world.is_dead(holder.session()) => None,
+            _ => self.take(seen),
+        }
     }
 
     /// Takes the first slot from the word that was judged.
@@ -491,6 +513,16 @@ impl Actor {
     }
 }
 
+impl Actor {
+    fn is_called(&mut self) -> bool {
+        let call = self.call.take();
+        if let Some(call) = &call {
+            stop::uncounted(|| call.make());
+        }
+        call.is_some()
+    }
+}
+
 impl Wake for Actor {
     fn wake_one(&self, wake: &AtomicU32) -> bool {
         self.world.futex.wake_one(wake)
@@ -522,6 +554,9 @@ impl Waiting for Actor {
     }
 
     fn attend(&mut self, _held: OwnerWord) -> bool {
+        if self.is_called() {
+            return true;
+        }
         count_down(&mut self.manners.attends)
     }
 
@@ -553,6 +588,10 @@ impl Waiting for Actor {
     }
 
     fn sleep(&mut self, wake: &AtomicU32, expected: u32, seen: OwnerWord) -> Slept {
+        if self.is_called() {
+            self.slept = true;
+            return Slept::UntilWoken;
+        }
         self.patience = self.patience.map(|sleeps| sleeps.saturating_sub(1));
         if self.interruptions > 0 {
             self.interruptions -= 1;
@@ -620,6 +659,50 @@ pub fn pass(slot: &Slot, me: Identity) {
 
 /// What one actor does.
 pub type Act = Box<dyn FnOnce()>;
+
+/// What calls a waiter that is asleep, at one stroke, and what its caller does from then on,
+/// beside it. So a model begins where a waiter has got to by itself.
+#[derive(Clone)]
+pub struct Call {
+    acts: Rc<Cell<Option<(Act, Act)>>>,
+    caller: Rc<Cell<Option<JoinHandle<()>>>>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    /// The steps of `calls`, and then `beside`.
+    #[must_use]
+    pub fn new(calls: Act, beside: Act) -> Self {
+        Self {
+            acts: Rc::new(Cell::new(Some((calls, beside)))),
+            caller: Rc::default(),
+        }
+    }
+
+    fn make(&self) {
+        let Some((calls, beside)) = self.acts.take() else {
+            return;
+        };
+        calls();
+        self.caller.set(Some(thread::spawn(beside)));
+        // The waiter is the first, unless the search begins with the other.
+        if check::first_actor() == 1 {
+            thread::yield_now();
+        }
+    }
+
+    /// Sees it through, though the waiter stopped before it was called.
+    pub fn finish(&self) {
+        self.make();
+        let caller = self.caller.take().expect("it was just made");
+        caller.join().expect("an actor failed");
+    }
+}
 
 /// An actor of this model.
 pub fn act(actor: impl FnOnce() + 'static) -> Act {

@@ -49,6 +49,13 @@ pub fn after<R>(steps: u32, act: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+/// Runs what others do meanwhile: their steps are not the running actor's.
+pub(crate) fn uncounted(act: impl FnOnce()) {
+    let left = LEFT.with(Cell::take);
+    act();
+    LEFT.with(|counted| counted.set(left));
+}
+
 /// Forgets what happened, before a model is run.
 pub(crate) fn reset() {
     ARMED.set(false);

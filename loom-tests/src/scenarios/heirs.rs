@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::model::{Actor, Judge, Manners, World, act, finish};
+use super::super::model::{Actor, Call, Judge, Manners, World, act, finish};
 use super::super::protocol::reclaim::sweep;
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -145,37 +145,71 @@ pub fn left_by(courtesy: Courtesy, manners: Manners) -> Model {
 }
 
 /// A holder that leaves the slot by courtesy and at once waits for it again, aside, and a
-/// waiter.
+/// waiter; some may have announced themselves before, and be gone.
 #[must_use]
-pub fn leaves_and_waits(courtesy: Courtesy) -> Model {
-    let model = Model::new(
-        format!("a holder that leaves the slot ({courtesy:?}) and stands aside, a waiter"),
+pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue) -> Model {
+    Model::new(
+        format!(
+            "a holder that leaves the slot ({courtesy:?}) under {announced:?} and stands aside, \
+             a waiter"
+        ),
         NOBODY_UNHEARD,
         2,
         move |reached| {
             let world = World::new(1, 2);
             let (holder, grant) = held(&world);
-            let again = waits(holder.clone().with(ASIDE), reached);
-            let marks = reached.clone();
+            assert!(world.slot().queue_up(world.slot().owner(), announced));
             let all = [
-                act(move || {
-                    world_enter(&holder, &grant);
-                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
-                    let left = holder.world().slot().owner();
-                    if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
-                        marks.mark("waits beside an heir");
-                    }
-                    again();
-                }),
+                act(leaves_and_comes_back(holder, grant, courtesy, reached)),
                 act(waits(Actor::new(&world, 1), reached)),
             ];
             finish(all);
         },
     )
-    .reaching(&["waits beside an heir", "slept, and came as the heir"]);
-    match courtesy {
-        Courtesy::CalledAndKept => model.bounded(5),
-        Courtesy::Offered | Courtesy::KeptInVain => model,
+    .reaching(&["waits beside an heir", "slept, and came as the heir"])
+}
+
+/// The same where the holder's call has just woken the waiter, which is the heir.
+#[must_use]
+pub fn called_and_kept() -> Model {
+    Model::new(
+        "a holder that has called the heir, keeps the slot and stands aside, the heir",
+        NOBODY_UNHEARD,
+        2,
+        |reached| {
+            let world = World::new(1, 2);
+            let (holder, grant) = held(&world);
+            let called = world.clone();
+            let calls = act(move || {
+                let slot = called.slot();
+                assert!(slot.queue_up(slot.owner(), Queue::Heir));
+                slot.bump_wake();
+            });
+            let kept = leaves_and_comes_back(holder, grant, Courtesy::KeptInVain, reached);
+            let call = Call::new(calls, act(kept));
+            waits(Actor::new(&world, 1).called(&call), reached)();
+            call.finish();
+        },
+    )
+    .reaching(&["waits beside an heir", "slept, and came as the heir"])
+}
+
+fn leaves_and_comes_back(
+    holder: Actor,
+    grant: Grant,
+    courtesy: Courtesy,
+    reached: &Reached,
+) -> impl FnOnce() + use<> {
+    let again = waits(holder.clone().with(ASIDE), reached);
+    let marks = reached.clone();
+    move || {
+        world_enter(&holder, &grant);
+        assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
+        let left = holder.world().slot().owner();
+        if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
+            marks.mark("waits beside an heir");
+        }
+        again();
     }
 }
 

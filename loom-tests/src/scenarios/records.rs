@@ -51,6 +51,9 @@ pub fn session_view() -> Model {
 
 /// A session that is killed anywhere while it opens its record, the next that opens it, and
 /// a reader.
+///
+/// One killed before its first step, or after its last, leaves what [`session_view`] begins
+/// with; and what it leaves half done is not seen in parts here, as that is there, too.
 #[must_use]
 pub fn opener_stops(steps: u32) -> Model {
     Model::new(
@@ -60,31 +63,29 @@ pub fn opener_stops(steps: u32) -> Model {
         move |reached| {
             let record = Arc::new(SessionRecord::new());
             record.open(&credentials(1));
-            // Before the others begin: what it leaves half done is not seen in parts here, as
-            // that is the other model's.
-            if stop::after(steps, || record.open(&credentials(2))).is_none() {
-                reached.mark("killed");
+            if stop::after(1 + steps, || record.open(&credentials(2))).is_some() {
+                return;
             }
-            let (reader, notes) = (record.clone(), reached.clone());
+            reached.mark("killed");
+            let (next, reader, notes) = (record.clone(), record.clone(), reached.clone());
             let all = [
-                act(move || record.open(&credentials(3))),
+                act(move || next.open(&credentials(3))),
                 act(move || {
-                    if let Some(view) = reader.view_once().filter(|view| view.active) {
-                        let of = view.credentials.pid;
-                        assert_eq!(view.credentials, credentials(of), "torn");
-                        notes.mark(match of {
-                            1 => "the first",
-                            2 => "the second",
-                            _ => "the third",
-                        });
+                    // What is read of an inactive record is not shown: it need not be read.
+                    if !reader.is_active() {
+                        return notes.mark("none");
                     }
+                    let view = reader.view_once().expect("it changes no more");
+                    assert_eq!(view.credentials, credentials(3), "torn, or of the dead");
+                    notes.mark("the third");
                 }),
             ];
             finish(all);
+            let view = record.view_once().expect("nobody changes it");
+            assert!(view.active && view.credentials == credentials(3));
         },
     )
-    .bounded(1)
-    .reaching(&["killed", "the first", "the second", "the third"])
+    .reaching(&["killed", "none", "the third"])
 }
 
 /// A heartbeat and an observer.

@@ -10,7 +10,7 @@ use super::super::model::{Actor, Judge, Sleep, World, act, finish};
 use super::super::protocol::reclaim::sweep;
 use super::super::protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
 use super::super::protocol::slot::Grant;
-use super::super::protocol::word::{Owner, Vacancy};
+use super::super::protocol::word::{Owner, Queue, Vacancy};
 use crate::check::Model;
 use crate::stop;
 
@@ -111,66 +111,135 @@ impl Table {
     }
 }
 
+/// Which of the record's sessions an heir comes beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The one that is killed.
+    TheKilled,
+    /// The next, once that one is dead.
+    TheNext,
+    /// Both, one after the other.
+    Both,
+}
+
+/// What an heir does about the dead one's slot. One that waits announces itself, and takes it
+/// at the last of many looks: each by itself is small enough to be searched without a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heir {
+    /// It announces that it waits, at two looks, and is not seen again.
+    Announces,
+    /// It takes the slot by one look, after so much was announced.
+    Takes(Queue),
+    /// It waits for as long as it takes.
+    Waits,
+}
+
+impl Heir {
+    fn act(self, world: &Arc<World>) -> Option<Grant> {
+        let mut heir = Actor::new(world, HEIR)
+            .judging(Judge::TheDead)
+            .sleeping(Sleep::Poll);
+        match self {
+            Self::Announces => {
+                for _ in 0..2 {
+                    let seen = world.slot().owner();
+                    if let Owner::Held(_) = seen.owner() {
+                        let _ = world.slot().queue_up(seen, Queue::Asleep);
+                    }
+                }
+                None
+            }
+            Self::Takes(_) => {
+                let grant = heir.try_inherit()?;
+                world.section.enter(grant.token());
+                assert!(heir.release(&grant), "nobody revokes it");
+                Some(grant)
+            }
+            Self::Waits => heir.use_lock(),
+        }
+    }
+}
+
 /// A session that attaches, uses its slot and detaches, and is killed anywhere; the next
-/// in the same record; an heir.
+/// in the same record; an heir. No word of the slot comes back, so an heir that reads one
+/// beside the first session, and takes the slot from it beside the second, is as one that
+/// reads it only then.
 #[must_use]
-pub fn session_killed(order: Order, steps: u32) -> Model {
-    Model::new(
-        "a session killed anywhere, the record's next, an heir",
+pub fn session_killed(order: Order, beside: Beside, heir: Heir, steps: u32) -> Model {
+    let model = Model::new(
+        format!("a session killed anywhere, the next ({heir:?} beside {beside:?})"),
         "no session begins with a slot of its predecessor, and none loses one by a sweep",
         2,
         move |reached| {
             let table = Table::left_by_the_dead();
-            let mut heir = Actor::new(&table.world, HEIR)
-                .judging(Judge::TheDead)
-                .sleeping(Sleep::Poll);
+            let slot = table.world.slot();
+            if let Heir::Takes(announced) = heir {
+                assert!(slot.queue_up(slot.owner(), announced));
+            }
             let (one, two) = (reached.clone(), reached.clone());
-            let sessions = table.clone();
-            let all = [
-                act(move || {
-                    let first = stop::after(steps, || {
-                        assert!(sessions.attach(101, order), "the byte is free");
-                        let _ = sessions.use_slot(101);
-                        sessions.record.close();
+            let (first, second, world) = (table.clone(), table.clone(), table.world.clone());
+            let is_killed = move || {
+                let outcome = stop::after(steps, || {
+                    assert!(first.attach(101, order), "the byte is free");
+                    let _ = first.use_slot(101);
+                    first.record.close();
+                });
+                one.mark(if outcome.is_none() {
+                    "killed"
+                } else {
+                    "detached"
+                });
+                first.world.die(RECORD);
+            };
+            let comes_next = move || {
+                assert!(second.attach(102, order), "the byte is free");
+                let _ = second.use_slot(102);
+                second.detach();
+            };
+            let inherits = act(move || {
+                let Some(grant) = heir.act(&world) else {
+                    return;
+                };
+                two.mark(match grant.from().owner() {
+                    Owner::Held(holder) if holder.pid() == 100 => "from the first",
+                    Owner::Held(holder) if holder.pid() == 101 => "from the second",
+                    Owner::Vacant(Vacancy::Died(100 | 101)) => "found swept",
+                    Owner::Vacant(Vacancy::Released) => "found released",
+                    other => panic!("no rule leads from {other:?} to a grant here"),
+                });
+            });
+            match beside {
+                Beside::TheKilled => {
+                    finish([act(is_killed), inherits]);
+                    comes_next();
+                }
+                Beside::TheNext => {
+                    is_killed();
+                    finish([act(comes_next), inherits]);
+                }
+                Beside::Both => {
+                    let both = act(move || {
+                        is_killed();
+                        comes_next();
                     });
-                    one.mark(if first.is_none() {
-                        "killed"
-                    } else {
-                        "detached"
-                    });
-                    sessions.world.die(RECORD);
-                    assert!(sessions.attach(102, order), "the byte is free");
-                    let _ = sessions.use_slot(102);
-                    sessions.detach();
-                }),
-                act(move || {
-                    let grant = heir.use_lock().expect("a patient heir");
-                    two.mark(match grant.from().owner() {
-                        Owner::Held(holder) if holder.pid() == 100 => "from the first",
-                        Owner::Held(holder) if holder.pid() == 101 => "from the second",
-                        Owner::Vacant(Vacancy::Died(100 | 101)) => "found swept",
-                        Owner::Vacant(Vacancy::Released) => "found released",
-                        other => panic!("no rule leads from {other:?} to a grant here"),
-                    });
-                }),
-            ];
-            finish(all);
+                    finish([both, inherits]);
+                }
+            }
             assert!(!table.record.is_active());
-            assert!(matches!(
-                table.world.slot().owner().owner(),
-                Owner::Vacant(_)
-            ));
+            let mut last = Actor::new(&table.world, HEIR);
+            last.use_lock().expect("nothing is left to wait for");
         },
     )
-    .bounded(2)
-    .reaching(&[
-        "killed",
-        "detached",
-        "from the first",
-        "from the second",
-        "found swept",
-        "found released",
-    ])
+    .reaching(&["killed", "detached"]);
+    match heir {
+        Heir::Announces => model,
+        Heir::Takes(_) | Heir::Waits => model.reaching(&[
+            "from the first",
+            "from the second",
+            "found swept",
+            "found released",
+        ]),
+    }
 }
 
 /// Two sessions that want the one record.

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::super::model::{Actor, End, Judge, Manners, Sleep, World, act, finish, identity};
-use super::super::protocol::slot::Grant;
-use super::super::protocol::word::{Owner, Vacancy};
+use super::super::model::{Actor, Call, End, Judge, Manners, Sleep, World, act, finish, identity};
+use super::super::protocol::slot::{Grant, Vacated};
+use super::super::protocol::word::{Owner, Queue, Vacancy};
 use crate::check::Model;
 
 /// The session that stops.
@@ -20,16 +20,21 @@ fn held(world: &Arc<World>, session: u32) -> (Actor, Grant) {
     (holder, grant)
 }
 
-/// A holder that stops anywhere in its release, a waiter.
+/// A holder that stops anywhere in its release, a waiter; some may have announced themselves
+/// before, and be gone.
 #[must_use]
-pub fn releaser_stops(end: End, steps: u32) -> Model {
+pub fn releaser_stops(announced: Queue, end: End, steps: u32) -> Model {
     Model::new(
-        format!("a holder that {} in its release, a waiter", end.verb()),
+        format!(
+            "a holder that {} in its release under {announced:?}, a waiter",
+            end.verb()
+        ),
         ONE_POLL,
         2,
         move |reached| {
             let world = World::new(1, 2);
             let (mut mortal, grant) = held(&world, MORTAL);
+            assert!(world.slot().queue_up(world.slot().owner(), announced));
             let mut all = vec![act(move || {
                 let released = mortal.stopped_after(steps, end, |me| me.release(&grant));
                 // Eviction is for the silent, and it is not silent yet where it may be.
@@ -62,53 +67,85 @@ pub enum Waits {
     StaysAwake,
 }
 
+/// When a holder comes again. What became of its release is known by then but for the last
+/// of these: each is where the two can have got to, and small enough without a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// When the waiter is done, or has stopped.
+    Afterwards,
+    /// When it has released, before the waiter looks.
+    First,
+    /// When its release has called the waiter, or has left the slot to it as the heir.
+    BesideTheHeir,
+    /// At once, whatever the waiter does.
+    AtOnce,
+}
+
 /// A holder that comes again, and a waiter that stops anywhere: as a sleeper, as the heir,
 /// or as the next holder.
 #[must_use]
-pub fn waiter_stops(waits: Waits, end: End, steps: u32) -> Model {
+pub fn waiter_stops(waits: Waits, again: Again, end: End, steps: u32) -> Model {
     Model::new(
         format!(
-            "a holder that comes again, a waiter that {} ({waits:?})",
+            "a holder that comes again ({again:?}), a waiter that {} ({waits:?})",
             end.verb()
         ),
         ONE_POLL,
         2,
         move |reached| {
             let world = World::new(1, 2);
-            let (mut holder, grant) = held(&world, 1);
-            let mut mortal = Actor::new(&world, MORTAL);
-            match waits {
-                Waits::Stays => {}
-                Waits::StaysAwake => {
-                    mortal = mortal.with(Manners {
-                        stays: true,
-                        attends: 1,
-                        defers: 0,
-                        sleeps_aside: false,
+            let (holder, grant) = held(&world, 1);
+            let mut mortal = Actor::new(&world, MORTAL).with(Manners {
+                stays: waits == Waits::StaysAwake,
+                attends: 1,
+                ..Manners::default()
+            });
+            let (one, two) = (reached.clone(), reached.clone());
+            let mut back = holder.clone().judging(end.judge(MORTAL));
+            let releases = move || assert!(holder.release(&grant), "nobody revokes it");
+            let mut comes_again = move || {
+                let _ = back.pass().expect("a patient holder");
+                two.mark("the other had it again");
+            };
+            let waits = move |mortal: &mut Actor| {
+                let outcome = mortal.stopped_after(steps, end, |me| me.pass());
+                one.mark(match outcome {
+                    None => "stopped",
+                    Some(_) => "had it",
+                });
+            };
+            match again {
+                Again::Afterwards => {
+                    finish([act(releases), act(move || waits(&mut mortal))]);
+                    comes_again();
+                }
+                Again::First => {
+                    releases();
+                    finish([act(comes_again), act(move || waits(&mut mortal))]);
+                }
+                Again::BesideTheHeir => {
+                    let called = world.clone();
+                    let calls = act(move || {
+                        let outcome = called.slot().release(&grant, Vacancy::Released);
+                        if outcome == (Vacated::Done { wake: true }) {
+                            called.slot().bump_wake();
+                        }
                     });
+                    let call = Call::new(calls, act(comes_again));
+                    waits(&mut mortal.called(&call));
+                    call.finish();
+                }
+                Again::AtOnce => {
+                    let both = act(move || {
+                        releases();
+                        comes_again();
+                    });
+                    finish([both, act(move || waits(&mut mortal))]);
                 }
             }
-            let (one, two) = (reached.clone(), reached.clone());
-            let all = [
-                act(move || {
-                    assert!(holder.release(&grant), "nobody revokes it");
-                    holder = holder.judging(end.judge(MORTAL));
-                    let _ = holder.pass().expect("a patient holder");
-                    two.mark("the other had it again");
-                }),
-                act(move || {
-                    let outcome = mortal.stopped_after(steps, end, |me| me.pass());
-                    one.mark(match outcome {
-                        None => "stopped",
-                        Some(_) => "had it",
-                    });
-                }),
-            ];
-            finish(all);
             assert_free(&world);
         },
     )
-    .bounded(4)
     .reaching(&["stopped", "had it", "the other had it again"])
 }
 

@@ -7,7 +7,7 @@ use super::super::model::{Actor, Judge, Sleep, World, act, done, finish, identit
 use super::super::protocol::slot::{Grant, Slot, Taken, Vacated};
 use super::super::protocol::word::{Identity, Owner, Vacancy};
 use super::super::widths::GENERATION_BITS;
-use crate::check::Model;
+use crate::check::{Model, Reached};
 use crate::stop;
 
 /// Grants until the word looks the same again, in the tiny world.
@@ -194,12 +194,24 @@ pub fn stale_take(start: u64) -> Model {
     .reaching(&["changed", "granted a wrap later"])
 }
 
-/// An owner that stops anywhere in two grants, and an heir that goes on for two more,
-/// after `start` grants.
+/// Who waits, of an owner that dies and its heir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// The one that dies: the other holds the slot, and comes again when that one is done.
+    TheOwner,
+    /// The heir.
+    TheHeir,
+    /// Neither, and the heir looks twice: an owner may lag behind more than one grant.
+    Neither,
+    /// Both, and the heir comes twice.
+    Both,
+}
+
+/// An owner that dies anywhere, and an heir, after `start` grants; then more, one by one.
 #[must_use]
-pub fn owner_stops(start: u64, steps: u32) -> Model {
+pub fn owner_stops(waits: Waits, start: u64, steps: u32) -> Model {
     Model::new(
-        format!("an owner that dies anywhere, an heir, from token {start}"),
+        format!("an owner that dies anywhere, an heir, {waits:?} waits, from token {start}"),
         "tokens rise though a grant dies before its epoch is helped forward",
         2,
         move |reached| {
@@ -208,27 +220,71 @@ pub fn owner_stops(start: u64, steps: u32) -> Model {
             let mut heir = Actor::new(&world, 1)
                 .sleeping(Sleep::Poll)
                 .judging(Judge::TheDead);
-            let marks = reached.clone();
+            if waits != Waits::Both {
+                // Each look is as the one before: to look once more and leave is enough.
+                mortal = mortal.giving_up_after(1);
+                heir = heir.giving_up_after(1);
+            }
+            let held = (waits == Waits::TheOwner).then(|| {
+                let grant = heir.try_acquire().expect("nobody else is about");
+                world.section.enter(grant.token());
+                grant
+            });
+            let (one, two) = (world.clone(), reached.clone());
             let all = [
                 act(move || {
-                    let world = mortal.world().clone();
-                    if stop::after(steps, || mortal.use_lock()).is_none() {
-                        world.die(0);
+                    let once = || match waits {
+                        Waits::TheOwner | Waits::Both => mortal.use_lock(),
+                        Waits::TheHeir | Waits::Neither => inherit(&mortal),
+                    };
+                    if stop::after(steps, once).is_none() {
+                        one.die(0);
                     }
                 }),
                 act(move || {
-                    let first = heir.use_lock().expect("a patient heir");
-                    let second = heir.use_lock().expect("a patient heir");
-                    assert!(second.token() > first.token());
-                    if matches!(first.from().owner(), Owner::Held(_)) {
-                        marks.mark("taken over");
+                    let grants = match held {
+                        Some(grant) => {
+                            assert!(heir.release(&grant), "nobody revokes it");
+                            return;
+                        }
+                        None if waits == Waits::TheHeir => [heir.use_lock(), None],
+                        None if waits == Waits::Both => [heir.use_lock(), heir.use_lock()],
+                        None => [inherit(&heir), inherit(&heir)],
+                    };
+                    for grant in grants.into_iter().flatten() {
+                        mark_takeover(&grant, &two);
                     }
                 }),
             ];
             finish(all);
+            // Whatever they have left, the tokens go on from there, through two epochs.
+            let last = world.tokens().into_iter().max().unwrap_or(start);
+            let mut next = Actor::new(&world, 1).judging(Judge::TheDead);
+            let first = next.use_lock().expect("nobody else is about");
+            mark_takeover(&first, reached);
+            // The dead one may have had a grant that it never came to know of.
+            assert!((last + 1..=last + 2).contains(&first.token()));
+            for after in 1..PERIOD {
+                let grant = next.use_lock().expect("nobody else is about");
+                assert_eq!(grant.token(), first.token() + after, "not the next token");
+            }
         },
     )
     .reaching(&["taken over"])
+}
+
+fn mark_takeover(grant: &Grant, reached: &Reached) {
+    if matches!(grant.from().owner(), Owner::Held(_)) {
+        reached.mark("taken over");
+    }
+}
+
+/// Takes a slot that is vacant or a dead one's, and releases it.
+fn inherit(actor: &Actor) -> Option<Grant> {
+    let grant = actor.try_inherit()?;
+    actor.world().section.enter(grant.token());
+    assert!(actor.release(&grant), "nobody revokes it");
+    Some(grant)
 }
 
 /// One owner after the other dies anywhere, each taken over by the next, through two

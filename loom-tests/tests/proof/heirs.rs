@@ -1,9 +1,11 @@
 //! Nobody sleeps unheard: the heir takes, retires, leaves, is of its own making, is not there.
 
 use caslock_loom::wide::model::Manners;
+use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, heir_is_gone, holder_comes_back, leaves_and_waits, left_by,
-    nobody_comes, revoked_under_an_heir, self_appointed, stands_aside, woken_heir_leaves,
+    By, Courtesy, Heir, barging_holder, called_and_kept, heir_is_gone, holder_comes_back,
+    leaves_and_waits, left_by, nobody_comes, revoked_under_an_heir, self_appointed, stands_aside,
+    woken_heir_leaves,
 };
 
 use crate::Part;
@@ -49,9 +51,15 @@ pub fn parts() -> Vec<Part> {
         "an_heir_attends_that_is_called_before_the_slot_is_kept":
             left_by(Courtesy::CalledAndKept, ATTENDS);
         "who_offers_the_slot_may_sleep_under_the_offer":
-            leaves_and_waits(Courtesy::Offered);
+            leaves_and_waits(Courtesy::Offered, Queue::Idle);
+        "who_keeps_the_slot_uncalled_may_sleep_under_the_vacant_word":
+            leaves_and_waits(Courtesy::KeptInVain, Queue::Idle);
+        "who_keeps_the_slot_uncalled_may_sleep_though_nobody_came":
+            leaves_and_waits(Courtesy::KeptInVain, Queue::Asleep);
+        "who_has_called_the_heir_may_sleep_under_the_vacant_word":
+            called_and_kept();
         "who_keeps_the_slot_may_sleep_under_the_vacant_word":
-            leaves_and_waits(Courtesy::CalledAndKept);
+            leaves_and_waits(Courtesy::CalledAndKept, Queue::Idle).bounded(5);
         "who_sleeps_under_an_offer_is_heard_among_others":
             stands_aside(Courtesy::Offered);
         "who_sleeps_under_a_kept_slot_is_heard_among_others":

@@ -4,7 +4,7 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::wide::scenarios::names::{
-    Beside, Handle, create_and_find, creator_hangs, creator_repaired, creator_stops,
+    Beside, Handle, Looks, create_and_find, creator_hangs, creator_repaired, creator_stops,
     name_comes_back, recycle_and_acquire, recycle_and_find, two_creators,
 };
 
@@ -28,7 +28,9 @@ fn an_old_handle_never_holds_a_new_name() {
 }
 
 fn a_creator_may_die_at_any_step() {
-    Model::prove_at_each_stop(creator_stops);
+    for looks in [Looks::BesideTheMortal, Looks::BesideTheNext] {
+        Model::prove_at_each_stop(|steps| creator_stops(looks, steps));
+    }
 }
 
 fn a_dead_creators_name_is_mended_for_everybody() {

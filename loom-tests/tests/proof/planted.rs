@@ -4,6 +4,8 @@ use caslock_loom::check::Model;
 use caslock_loom::planted::{self, PLANTED};
 use caslock_loom::report::{self, Row};
 use caslock_loom::wide::model::Passing;
+use caslock_loom::wide::protocol::word::Queue;
+use caslock_loom::wide::scenarios::sessions::Order;
 use caslock_loom::wide::scenarios::{certificate, names, reclaim, sessions};
 
 use crate::{Catcher, Part, at_some_stop};
@@ -96,13 +98,16 @@ fn plants() -> Vec<Plant> {
         heir_sleeps_as_heir by heirs::self_appointed(heirs::Heir::Stays, 0, 0),
         heir_called_silently by heirs::left_by(heirs::Courtesy::CalledAndKept, heirs::ASIDE),
         heir_stands_aside by heirs::left_by(heirs::Courtesy::CalledAndKept, heirs::ASIDE),
-        aside_unlooked by heirs::leaves_and_waits(heirs::Courtesy::Offered),
+        aside_unlooked by heirs::leaves_and_waits(
+            heirs::Courtesy::Offered, planted::aside_unlooked::protocol::word::Queue::Idle,
+        ),
         nobody_is_appointed by heirs::nobody_comes(2),
         deserted_silently by heirs::nobody_comes(2),
         trusts_for_ever by heirs::heir_is_gone(),
         name_before_bytes by names::recycle_and_find(b'a', b'b'),
         recycled_without_owner by names::recycle_and_acquire(names::Handle::Checks),
-        repair_skipped by at_some_stop(names::creator_stops),
+        repair_skipped by
+            at_some_stop(|steps| names::creator_stops(names::Looks::BesideTheNext, steps)),
         floor_forgotten by at_some_stop(names::name_comes_back),
         reset_keeps_epoch by reset::reset_broken_off(0, 0),
         reset_forgets_floor by reset::reset_broken_off(0, 0),
@@ -126,7 +131,8 @@ fn plants() -> Vec<Plant> {
 }
 
 fn closed_before_swept(steps: u32) -> Model {
-    sessions::session_killed(sessions::Order::ClosedFirst, steps)
+    let heir = sessions::Heir::Takes(Queue::Idle);
+    sessions::session_killed(Order::ClosedFirst, sessions::Beside::TheNext, heir, steps)
 }
 
 fn each_planted_bug_has_a_model() {

@@ -2,15 +2,26 @@
 
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
+use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::reset::{NAMING_BROKEN_OFF, RESET_BROKEN_OFF, reset_broken_off};
 use caslock_loom::wide::scenarios::sessions::{
-    Order, SecondLook, beat_and_evict, session_killed, two_attach,
+    Beside, Heir, Order, SecondLook, beat_and_evict, session_killed, two_attach,
 };
 
 use crate::{Part, parts};
 
 fn a_session_may_be_killed_at_any_step() {
-    Model::prove_at_each_stop(|steps| session_killed(Order::SweptFirst, steps));
+    let killed = |beside, heir, steps| session_killed(Order::SweptFirst, beside, heir, steps);
+    for beside in [Beside::TheKilled, Beside::TheNext] {
+        for heir in [
+            Heir::Announces,
+            Heir::Takes(Queue::Idle),
+            Heir::Takes(Queue::Asleep),
+        ] {
+            Model::prove_at_each_stop(|steps| killed(beside, heir, steps));
+        }
+    }
+    Model::prove_at_each_stop(|steps| killed(Beside::Both, Heir::Waits, steps).bounded(2));
 }
 
 fn two_sessions_never_share_a_record() {

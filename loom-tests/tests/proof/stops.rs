@@ -2,32 +2,43 @@
 
 use caslock_loom::check::Model;
 use caslock_loom::wide::model::End;
+use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::stops::{
-    Waits, operator_stops, owner_hangs, reclaimer_stops, releaser_stops, waiter_stops,
+    Again, Waits, operator_stops, owner_hangs, reclaimer_stops, releaser_stops, waiter_stops,
 };
 
 use crate::{Part, parts};
 
+const ENDS: [End; 2] = [End::Dies, End::Hangs];
+
 fn a_releaser_may_stop_at_any_step() {
-    for end in [End::Dies, End::Hangs] {
-        Model::prove_at_each_stop(|steps| releaser_stops(end, steps));
+    for end in ENDS {
+        for announced in [Queue::Idle, Queue::Asleep] {
+            Model::prove_at_each_stop(|steps| releaser_stops(announced, end, steps));
+        }
+    }
+}
+
+fn waiter_may_stop(waits: Waits) {
+    for end in ENDS {
+        for again in [Again::Afterwards, Again::First, Again::BesideTheHeir] {
+            Model::prove_at_each_stop(|steps| waiter_stops(waits, again, end, steps));
+        }
+        let at_once = |steps| waiter_stops(waits, Again::AtOnce, end, steps).bounded(4);
+        Model::prove_at_each_stop(at_once);
     }
 }
 
 fn a_waiter_may_stop_at_any_step() {
-    for end in [End::Dies, End::Hangs] {
-        Model::prove_at_each_stop(|steps| waiter_stops(Waits::Stays, end, steps));
-    }
+    waiter_may_stop(Waits::Stays);
 }
 
 fn an_heir_may_stop_at_any_step() {
-    for end in [End::Dies, End::Hangs] {
-        Model::prove_at_each_stop(|steps| waiter_stops(Waits::StaysAwake, end, steps));
-    }
+    waiter_may_stop(Waits::StaysAwake);
 }
 
 fn a_reclaimer_may_stop_at_any_step() {
-    for end in [End::Dies, End::Hangs] {
+    for end in ENDS {
         Model::prove_at_each_stop(|steps| reclaimer_stops(end, steps));
     }
 }
@@ -37,7 +48,7 @@ fn an_owner_may_hang_at_any_step() {
 }
 
 fn an_operator_may_stop_at_any_step() {
-    for end in [End::Dies, End::Hangs] {
+    for end in ENDS {
         Model::prove_at_each_stop(|steps| operator_stops(end, steps));
     }
 }

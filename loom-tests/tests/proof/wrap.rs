@@ -4,7 +4,7 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
-    nested_crashes, onlooker, owner_stops, stale_look, stale_release, stale_take,
+    Waits, nested_crashes, onlooker, owner_stops, stale_look, stale_release, stale_take,
     triers_across_epochs,
 };
 
@@ -43,7 +43,10 @@ fn waiters_cross_epochs_like_anyone() {
 
 fn tokens_rise_though_a_grant_dies_unhelped() {
     for start in 0..4 {
-        Model::prove_at_each_stop(|steps| owner_stops(start, steps).bounded(2));
+        for waits in [Waits::TheOwner, Waits::TheHeir, Waits::Neither] {
+            Model::prove_at_each_stop(|steps| owner_stops(waits, start, steps));
+        }
+        Model::prove_at_each_stop(|steps| owner_stops(Waits::Both, start, steps).bounded(2));
     }
 }
 
