@@ -144,13 +144,14 @@ pub fn left_by(courtesy: Courtesy, manners: Manners) -> Model {
     .reaching(&["slept, and came as the heir"])
 }
 
-/// A holder that leaves the slot by courtesy and at once waits for it again, aside, and a
-/// waiter; some may have announced themselves before, and be gone.
+/// A holder that leaves the slot by courtesy and at once waits for it again, aside unless it
+/// has kept it for itself, and a waiter; some may have announced themselves before, and be
+/// gone.
 #[must_use]
 pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue) -> Model {
     Model::new(
         format!(
-            "a holder that leaves the slot ({courtesy:?}) under {announced:?} and stands aside, \
+            "a holder that leaves the slot ({courtesy:?}) under {announced:?} and waits again, \
              a waiter"
         ),
         NOBODY_UNHEARD,
@@ -173,7 +174,7 @@ pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue) -> Model {
 #[must_use]
 pub fn called_and_kept() -> Model {
     Model::new(
-        "a holder that has called the heir, keeps the slot and stands aside, the heir",
+        "a holder that has called the heir, keeps the slot and comes back, the heir",
         NOBODY_UNHEARD,
         2,
         |reached| {

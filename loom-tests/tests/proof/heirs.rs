@@ -52,13 +52,13 @@ pub fn parts() -> Vec<Part> {
             left_by(Courtesy::CalledAndKept, ATTENDS);
         "who_offers_the_slot_may_sleep_under_the_offer":
             leaves_and_waits(Courtesy::Offered, Queue::Idle);
-        "who_keeps_the_slot_uncalled_may_sleep_under_the_vacant_word":
+        "who_keeps_the_slot_uncalled_may_come_back_for_it":
             leaves_and_waits(Courtesy::KeptInVain, Queue::Idle);
-        "who_keeps_the_slot_uncalled_may_sleep_though_nobody_came":
+        "who_keeps_the_slot_may_come_back_though_nobody_came":
             leaves_and_waits(Courtesy::KeptInVain, Queue::Asleep);
-        "who_has_called_the_heir_may_sleep_under_the_vacant_word":
+        "who_has_called_the_heir_may_come_back_for_the_slot":
             called_and_kept();
-        "who_keeps_the_slot_may_sleep_under_the_vacant_word":
+        "who_calls_the_heir_may_come_back_for_the_slot":
             leaves_and_waits(Courtesy::CalledAndKept, Queue::Idle).bounded(5);
         "who_sleeps_under_an_offer_is_heard_among_others":
             stands_aside(Courtesy::Offered);
