@@ -272,6 +272,7 @@ pub struct Actor {
     patience: Option<u32>,
     interruptions: u32,
     slept: bool,
+    slept_aside: bool,
     polled: bool,
     manners: Manners,
     call: Option<Call>,
@@ -290,6 +291,7 @@ impl Actor {
             patience: None,
             interruptions: 0,
             slept: false,
+            slept_aside: false,
             polled: false,
             manners: Manners::default(),
             call: None,
@@ -355,6 +357,12 @@ impl Actor {
     #[must_use]
     pub fn slept(&self) -> bool {
         self.slept
+    }
+
+    /// Whether it has slept so under a vacant word.
+    #[must_use]
+    pub fn slept_aside(&self) -> bool {
+        self.slept_aside
     }
 
     /// Who it is.
@@ -615,6 +623,7 @@ impl Waiting for Actor {
         };
         self.polled |= ended == Ended::Polled && self.world.has_polled();
         self.slept |= ended != Ended::Changed;
+        self.slept_aside |= ended != Ended::Changed && matches!(seen.owner(), Owner::Vacant(_));
         match ended {
             Ended::Changed => Slept::NotAtAll,
             Ended::Woken(_) => Slept::UntilWoken,

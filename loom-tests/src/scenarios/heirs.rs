@@ -30,6 +30,9 @@ fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
             Owner::Vacant(Vacancy::Offered) => reached.mark("took what was offered"),
             _ => {}
         }
+        if actor.slept_aside() {
+            reached.mark("slept aside");
+        }
         reached.mark(match (actor.slept(), grant.from().queue()) {
             (true, Queue::Heir) => "slept, and came as the heir",
             (true, _) => "slept",
@@ -132,10 +135,7 @@ pub fn left_by(courtesy: Courtesy, manners: Manners) -> Model {
             let world = World::new(1, 2);
             let (holder, grant) = held(&world);
             let all = [
-                act(move || {
-                    world_enter(&holder, &grant);
-                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
-                }),
+                act(leaves(holder, grant, courtesy)),
                 act(waits(Actor::new(&world, 1).with(manners), reached)),
             ];
             finish(all);
@@ -144,15 +144,23 @@ pub fn left_by(courtesy: Courtesy, manners: Manners) -> Model {
     .reaching(&["slept, and came as the heir"])
 }
 
-/// A holder that leaves the slot by courtesy and at once waits for it again, aside unless it
-/// has kept it for itself, and a waiter; some may have announced themselves before, and be
-/// gone.
+/// When a holder that has left the slot waits for it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// At once.
+    AtOnce,
+    /// When the other has had it.
+    Afterwards,
+}
+
+/// A holder that leaves the slot by courtesy and waits for it again, aside unless it has kept
+/// it for itself, and a waiter; somebody may have announced itself before, and be gone.
 #[must_use]
-pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue) -> Model {
+pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue, again: Again) -> Model {
     Model::new(
         format!(
-            "a holder that leaves the slot ({courtesy:?}) under {announced:?} and waits again, \
-             a waiter"
+            "a holder that leaves the slot ({courtesy:?} under {announced:?}) and waits \
+             {again:?}, a waiter"
         ),
         NOBODY_UNHEARD,
         2,
@@ -160,21 +168,36 @@ pub fn leaves_and_waits(courtesy: Courtesy, announced: Queue) -> Model {
             let world = World::new(1, 2);
             let (holder, grant) = held(&world);
             assert!(world.slot().queue_up(world.slot().owner(), announced));
-            let all = [
-                act(leaves_and_comes_back(holder, grant, courtesy, reached)),
-                act(waits(Actor::new(&world, 1), reached)),
-            ];
-            finish(all);
+            let waits_again = waits(holder.clone().with(ASIDE), reached);
+            let leaves = leaves(holder, grant, courtesy);
+            let waiter = act(waits(Actor::new(&world, 1), reached));
+            match again {
+                Again::AtOnce => {
+                    let both = act(move || {
+                        leaves();
+                        waits_again();
+                    });
+                    finish([both, waiter]);
+                }
+                Again::Afterwards => {
+                    finish([act(leaves), waiter]);
+                    waits_again();
+                }
+            }
         },
     )
-    .reaching(&["waits beside an heir", "slept, and came as the heir"])
+    .reaching(match (courtesy, again) {
+        (_, Again::Afterwards) => &["slept, and came as the heir"],
+        (Courtesy::Offered, _) => &["slept aside", "slept, and came as the heir"],
+        (_, _) => &["took what was kept", "slept, and came as the heir"],
+    })
 }
 
-/// The same where the holder's call has just woken the waiter, which is the heir.
+/// A holder that has called the heir, keeps the slot and comes back for it, and that heir.
 #[must_use]
 pub fn called_and_kept() -> Model {
     Model::new(
-        "a holder that has called the heir, keeps the slot and comes back, the heir",
+        "a holder that has called the heir, keeps the slot and waits for it, the heir",
         NOBODY_UNHEARD,
         2,
         |reached| {
@@ -186,31 +209,24 @@ pub fn called_and_kept() -> Model {
                 assert!(slot.queue_up(slot.owner(), Queue::Heir));
                 slot.bump_wake();
             });
-            let kept = leaves_and_comes_back(holder, grant, Courtesy::KeptInVain, reached);
-            let call = Call::new(calls, act(kept));
+            let waits_again = waits(holder.clone().with(ASIDE), reached);
+            let leaves = leaves(holder, grant, Courtesy::KeptInVain);
+            let both = act(move || {
+                leaves();
+                waits_again();
+            });
+            let call = Call::new(calls, both);
             waits(Actor::new(&world, 1).called(&call), reached)();
             call.finish();
         },
     )
-    .reaching(&["waits beside an heir", "slept, and came as the heir"])
+    .reaching(&["took what was kept", "slept, and came as the heir"])
 }
 
-fn leaves_and_comes_back(
-    holder: Actor,
-    grant: Grant,
-    courtesy: Courtesy,
-    reached: &Reached,
-) -> impl FnOnce() + use<> {
-    let again = waits(holder.clone().with(ASIDE), reached);
-    let marks = reached.clone();
+fn leaves(holder: Actor, grant: Grant, courtesy: Courtesy) -> impl FnOnce() {
     move || {
         world_enter(&holder, &grant);
         assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
-        let left = holder.world().slot().owner();
-        if matches!(left.owner(), Owner::Vacant(_)) && left.queue() == Queue::Heir {
-            marks.mark("waits beside an heir");
-        }
-        again();
     }
 }
 
@@ -225,10 +241,7 @@ pub fn stands_aside(courtesy: Courtesy) -> Model {
             let world = World::new(1, 3);
             let (holder, grant) = held(&world);
             let all = [
-                act(move || {
-                    world_enter(&holder, &grant);
-                    assert!(leave(&holder, &grant, courtesy), "nobody revokes it");
-                }),
+                act(leaves(holder, grant, courtesy)),
                 act(waits(Actor::new(&world, 1), reached)),
                 act(waits(Actor::new(&world, 2).with(ASIDE), reached)),
             ];

@@ -3,7 +3,7 @@
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::heirs::{
-    By, Courtesy, Heir, barging_holder, called_and_kept, heir_is_gone, holder_comes_back,
+    Again, By, Courtesy, Heir, barging_holder, called_and_kept, heir_is_gone, holder_comes_back,
     leaves_and_waits, left_by, nobody_comes, revoked_under_an_heir, self_appointed, stands_aside,
     woken_heir_leaves,
 };
@@ -51,15 +51,15 @@ pub fn parts() -> Vec<Part> {
         "an_heir_attends_that_is_called_before_the_slot_is_kept":
             left_by(Courtesy::CalledAndKept, ATTENDS);
         "who_offers_the_slot_may_sleep_under_the_offer":
-            leaves_and_waits(Courtesy::Offered, Queue::Idle);
+            leaves_and_waits(Courtesy::Offered, Queue::Idle, Again::AtOnce);
         "who_keeps_the_slot_uncalled_may_come_back_for_it":
-            leaves_and_waits(Courtesy::KeptInVain, Queue::Idle);
-        "who_keeps_the_slot_may_come_back_though_nobody_came":
-            leaves_and_waits(Courtesy::KeptInVain, Queue::Asleep);
+            leaves_and_waits(Courtesy::KeptInVain, Queue::Idle, Again::AtOnce);
+        "who_keeps_the_slot_may_find_that_nobody_comes":
+            leaves_and_waits(Courtesy::KeptInVain, Queue::Asleep, Again::Afterwards);
         "who_has_called_the_heir_may_come_back_for_the_slot":
             called_and_kept();
         "who_calls_the_heir_may_come_back_for_the_slot":
-            leaves_and_waits(Courtesy::CalledAndKept, Queue::Idle).bounded(5);
+            leaves_and_waits(Courtesy::CalledAndKept, Queue::Idle, Again::AtOnce).bounded(5);
         "who_sleeps_under_an_offer_is_heard_among_others":
             stands_aside(Courtesy::Offered);
         "who_sleeps_under_a_kept_slot_is_heard_among_others":

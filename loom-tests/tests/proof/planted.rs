@@ -99,7 +99,9 @@ fn plants() -> Vec<Plant> {
         heir_called_silently by heirs::left_by(heirs::Courtesy::CalledAndKept, heirs::ASIDE),
         heir_stands_aside by heirs::left_by(heirs::Courtesy::CalledAndKept, heirs::ASIDE),
         aside_unlooked by heirs::leaves_and_waits(
-            heirs::Courtesy::Offered, planted::aside_unlooked::protocol::word::Queue::Idle,
+            heirs::Courtesy::Offered,
+            planted::aside_unlooked::protocol::word::Queue::Idle,
+            heirs::Again::AtOnce,
         ),
         nobody_is_appointed by heirs::nobody_comes(2),
         deserted_silently by heirs::nobody_comes(2),
