@@ -66,12 +66,16 @@ pub fn markdown(rows: &[Row], how: &str) -> String {
     text += &list(rows, run::WORKLOAD);
     text += "\n### Attached and idle\n\n";
     text += &list(rows, idle::WORKLOAD);
-    let missing: Vec<_> = rows.iter().filter(|row| !row.note.is_empty()).collect();
+    let mut missing: Vec<_> = rows
+        .iter()
+        .filter(|row| !row.note.is_empty())
+        .map(|row| format!("- {}, {}: {}\n", row.workload, row.peer, row.note))
+        .collect();
+    // One row for each of its cells.
+    missing.dedup();
     if !missing.is_empty() {
         text += "\nNot measured:\n\n";
-        for row in missing {
-            let _ = writeln!(text, "- {}, {}: {}", row.workload, row.peer, row.note);
-        }
+        text.extend(missing);
     }
     text
 }

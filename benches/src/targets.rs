@@ -68,7 +68,8 @@ impl Figures<'_> {
         let rows = self
             .0
             .iter()
-            .filter(|row| row.workload == workload && row.case.is_empty());
+            // A lock that could not be measured has a row that says so, of no size.
+            .filter(|row| row.workload == workload && row.case.is_empty() && row.value.is_some());
         let mut cells: Vec<_> = rows.map(|row| (row.processes, row.size)).collect();
         cells.sort_by_key(|&(processes, size)| (size, processes));
         cells.dedup();
@@ -368,6 +369,20 @@ mod tests {
         );
         assert_eq!(throughput.met, Some(false));
         assert!(throughput.detail.contains("8 processes"));
+    }
+
+    #[test]
+    fn a_lock_that_is_not_installed_takes_no_target_away() {
+        let missing = Row::missing(contend::WORKLOAD, Name::Redis.key(), "throughput", "", "no");
+        let rows = [
+            missing,
+            row(Name::Caslock, 2, "throughput", 30.0),
+            row(Name::Robust, 2, "throughput", 10.0),
+        ];
+        assert_eq!(Figures(&rows).cells(contend::WORKLOAD), [(2, 0)]);
+        let targets = targets(Figures(&rows));
+        let throughput = targets.iter().find(|target| target.number == 2).unwrap();
+        assert_eq!(throughput.is, Some(3.0));
     }
 
     #[test]
