@@ -250,12 +250,7 @@ impl<'a> Held<'a> {
     /// was changed, and [`give_back`] has to look.
     #[inline(always)]
     fn is_let_go(self, has_calls: bool) -> bool {
-        if has_calls || self.is_wiped() || !self.slot.release_quietly(&self.grant) {
-            return false;
-        }
-        let left = self.grant.word().vacated(Vacancy::Released);
-        self.lock.left().note(left);
-        true
+        !has_calls && !self.is_wiped() && self.slot.release_quietly(&self.grant)
     }
 
     #[inline(always)]

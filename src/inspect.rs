@@ -1,7 +1,6 @@
 //! Looking at a table, with or without a session, and the operator's force-release.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ForceReleaseError, InspectError, OpenError};
@@ -10,7 +9,7 @@ use crate::layout;
 use crate::mapping::{Access, TableFile};
 use crate::os::byte_lock;
 use crate::os::clock;
-use crate::os::fork::Gate;
+use crate::os::fork::GatePage;
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
@@ -175,7 +174,7 @@ pub enum Forced {
 /// ```
 pub struct Inspector {
     view: View,
-    gate: Arc<Gate>,
+    gate: GatePage,
 }
 
 impl std::fmt::Debug for Inspector {

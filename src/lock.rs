@@ -12,7 +12,7 @@ use crate::os::fork::Gate;
 use crate::protocol::names::{Full, Key, NamingWords, Resolved};
 use crate::protocol::slot::{Grant, Slot, Taken};
 use crate::protocol::wait;
-use crate::protocol::word::{Owner, OwnerWord, Vacancy};
+use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, Shared, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Futex;
@@ -21,67 +21,108 @@ use crate::view::Futex;
 ///
 /// It is not reentrant: a thread that acquires a lock which its own process holds waits
 /// like any other.
-// Aligned to its size: of many in a row, none lies across two cache lines.
+// Aligned to its size, half a cache line: of many in a row, none lies across two.
 #[repr(align(32))]
 pub struct Lock {
-    session: Arc<Session>,
+    /// The session's, without the way there.
+    shared: Arc<Shared>,
     /// Where the name was found: `renames << 24 | slot`. Changes when the name was
     /// recycled and came back elsewhere.
     place: AtomicU64,
-    left: Left,
-    // Behind a pointer of its own, so that a handle is half a cache line.
-    name: Box<Box<str>>,
+    last: LastGrant,
+    // Behind a pointer: not for the way to a grant.
+    rest: Box<Rest>,
 }
 
-/// The owner word as this handle last left it: while nobody else wants the lock, the next
-/// grant replaces that very word, and need not wait for a reading of what the release has
-/// just written. A guess and nothing else: the compare-and-swap decides.
+struct Rest {
+    session: Arc<Session>,
+    name: Box<str>,
+}
+
+/// The token of this handle's last grant: while nobody else wants the lock, the slot is as the
+/// release of that grant left it, and the next grant need not wait for a reading of what the
+/// release has just written. A guess and nothing else: the compare-and-swap decides.
 ///
 /// A guess that fails takes the cache line from a holder for nothing. So after a failure the
-/// word is read, until the handle has once more found it as it left it.
+/// word is read, until the handle has once more got the slot twice running.
 #[derive(Debug)]
-pub(crate) struct Left(AtomicU64);
+struct LastGrant(AtomicU64);
 
-impl Left {
-    /// Where a word that nobody waits for has no bits.
-    const DOUBTED: u64 = 1;
-    /// Of so many releases one, a power of two, checks whether a doubt still has a reason.
-    const RELEASES_A_CHECK: u64 = 1024;
+/// What a handle supposes before it looks at the slot.
+#[derive(Clone, Copy)]
+enum Guess {
+    /// That this token's grant was the last.
+    After(u64),
+    /// Nothing, for this reason.
+    Doubted(u64),
+}
+
+impl LastGrant {
+    /// In doubt: with the token of a grant, whether the next follows it is to be seen.
+    const DOUBTED: u64 = 1 << 63;
+    /// In doubt since a guess failed.
+    const FAILED: u64 = u64::MAX;
+    /// Nothing is known yet.
+    const FRESH: u64 = u64::MAX - 1;
+    /// Of so many grants one, a power of two, is compared with the next while in doubt.
+    const GRANTS_A_CHECK: u64 = 1024;
 
     const fn new() -> Self {
-        Self(AtomicU64::new(Self::DOUBTED))
+        Self(AtomicU64::new(Self::FRESH))
     }
 
-    /// What to take the slot from.
     #[inline(always)]
-    fn or_read(&self, slot: &Slot) -> OwnerWord {
-        // Acquire, with the Release in `note`: whoever guesses a word has seen the epoch word
-        // that the grant before it saw. A word that was released never has an epoch word that
-        // lags, so taking it without having read it leaves the epoch at one behind at most.
-        let left = self.0.load(Ordering::Acquire);
-        if left & Self::DOUBTED == 0 {
-            return OwnerWord::from_bits(left);
+    fn guess(&self) -> Guess {
+        // Acquire, with the Release in `follow` and `end_check`: who guesses comes after the
+        // grant that it guesses from, whichever thread had that.
+        match self.0.load(Ordering::Acquire) {
+            token if token & Self::DOUBTED == 0 => Guess::After(token),
+            doubt => Guess::Doubted(doubt),
         }
-        let seen = slot.owner();
-        if seen.bits() == left & !Self::DOUBTED {
-            self.0.store(seen.bits(), Ordering::Release);
-        }
-        seen
     }
 
-    /// Remembers the word that a release leaves.
+    /// Remembers a grant that was guessed from `last`.
     #[inline(always)]
-    pub(crate) fn note(&self, word: OwnerWord) {
-        // The likely case by itself: as one condition, the two cost a pair 5 percent.
-        if self.0.load(Ordering::Relaxed) & Self::DOUBTED == 0 {
-            self.0.store(word.bits(), Ordering::Release);
-        } else if word.generation().is_multiple_of(Self::RELEASES_A_CHECK) {
-            self.0.store(word.bits() | Self::DOUBTED, Ordering::Release);
+    fn follow(&self, last: u64, grant: &Grant) {
+        // Compared, not computed: where the guess was right the next token is at hand.
+        let next = last + 1;
+        let token = if grant.epoch() == OwnerWord::epoch_of(next) {
+            next
+        } else {
+            grant.token()
+        };
+        self.0.store(token, Ordering::Release);
+    }
+
+    /// Sees to a grant for which the word was read, because of `doubt`.
+    #[inline(always)]
+    fn check(&self, doubt: u64, grant: &Grant) {
+        if doubt != Self::FAILED {
+            self.end_check(doubt, grant.token());
+        } else if grant
+            .word()
+            .generation()
+            .is_multiple_of(Self::GRANTS_A_CHECK)
+        {
+            self.0
+                .store(grant.token() | Self::DOUBTED, Ordering::Relaxed);
         }
+    }
+
+    #[cold]
+    fn end_check(&self, doubt: u64, token: u64) {
+        let bits = if doubt == token.wrapping_sub(1) | Self::DOUBTED {
+            token
+        } else if doubt == Self::FRESH {
+            token | Self::DOUBTED
+        } else {
+            Self::FAILED
+        };
+        self.0.store(bits, Ordering::Release);
     }
 
     fn doubt(&self) {
-        self.0.store(Self::DOUBTED, Ordering::Relaxed);
+        self.0.store(Self::FAILED, Ordering::Relaxed);
     }
 }
 
@@ -98,10 +139,13 @@ const fn pack(found: Resolved) -> u64 {
 impl Clone for Lock {
     fn clone(&self) -> Self {
         Self {
-            session: Arc::clone(&self.session),
+            shared: Arc::clone(&self.shared),
             place: AtomicU64::new(self.place.load(Ordering::Relaxed)),
-            left: Left::new(),
-            name: self.name.clone(),
+            last: LastGrant::new(),
+            rest: Box::new(Rest {
+                session: Arc::clone(&self.rest.session),
+                name: self.rest.name.clone(),
+            }),
         }
     }
 }
@@ -129,17 +173,20 @@ impl Lock {
     pub(crate) fn resolve(session: &Arc<Session>, name: &str) -> Result<Self, LockError> {
         let place = find_or_create(session, name, Patience::Endless)?;
         Ok(Self {
-            session: Arc::clone(session),
+            shared: session.share(),
             place: AtomicU64::new(pack(place)),
-            left: Left::new(),
-            name: Box::new(name.into()),
+            last: LastGrant::new(),
+            rest: Box::new(Rest {
+                session: Arc::clone(session),
+                name: name.into(),
+            }),
         })
     }
 
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.rest.name
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
@@ -147,7 +194,7 @@ impl Lock {
     }
 
     pub(crate) fn session(&self) -> &Session {
-        &self.session
+        &self.rest.session
     }
 
     /// Takes the lock if that is possible at once: if it is free, or its holder is proven
@@ -217,14 +264,14 @@ impl Lock {
     ///
     /// [`InspectError::Forked`] in a forked child.
     pub fn holder(&self) -> Result<Option<Holder>, InspectError> {
-        if self.session.gate.is_wiped() {
-            return Err(self.session.forked().into());
+        if self.session().gate.is_wiped() {
+            return Err(self.session().forked().into());
         }
         // Looked up anew: this handle's slot may have another name by now.
-        let view = &self.session.view;
-        let key = view.key(self.name.as_bytes());
+        let view = &self.session().view;
+        let key = view.key(self.name().as_bytes());
         let found = key.and_then(|key| view.names().find(&key));
-        Ok(found.and_then(|found| holder_of(&self.session, found.slot)))
+        Ok(found.and_then(|found| holder_of(self.session(), found.slot)))
     }
 
     #[inline(always)]
@@ -240,28 +287,28 @@ impl Lock {
     /// call, no clock, no process-local lock.
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
-        let session: &Shared = &self.session;
-        if session.gate.state() != Gate::OPEN {
-            return None;
-        }
+        let session: &Shared = &self.shared;
+        let me = Identity::from_bits(session.gate.pass()?);
         let place = self.place();
         let slot = session.view.slot(place.slot);
         // No second attempt here, should a guess fail: it takes registers, and what is spilled
         // to the stack has to drain before each compare-and-swap.
-        let seen = self.left.or_read(slot);
-        if !seen.is_open() && !seen.is_kept_by(session.identity) {
-            return None;
+        match self.last.guess() {
+            Guess::After(token) => {
+                let grant = granted(slot.take_after(token, me))?;
+                self.last.follow(token, &grant);
+                self.confirm(session, slot, place, grant, Cause::Vacancy)
+            }
+            Guess::Doubted(doubt) => {
+                let seen = slot.owner();
+                if !seen.is_plain() && !may_take(seen, me) {
+                    return None;
+                }
+                let grant = granted(slot.take(seen, me, false))?;
+                self.last.check(doubt, &grant);
+                self.confirm(session, slot, place, grant, Cause::Vacancy)
+            }
         }
-        match slot.take(seen, session.identity, false) {
-            Taken::Granted(grant) => self.confirm(session, slot, place, grant, Cause::Vacancy),
-            Taken::Changed | Taken::Revoked => None,
-        }
-    }
-
-    /// What the releases of this handle leave.
-    #[inline(always)]
-    pub(crate) fn left(&self) -> &Left {
-        &self.left
     }
 
     /// Keeps a grant, unless the slot was given another name before it.
@@ -307,23 +354,23 @@ impl Lock {
         /// small; this often in a row, it is a damaged one.
         const MAX_RENAMES: u32 = 1000;
         for _ in 0..MAX_RENAMES {
-            if let Some(why) = self.session.closed() {
+            if let Some(why) = self.session().closed() {
                 return Err(why.into());
             }
-            self.left.doubt();
+            self.last.doubt();
             let place = self.place();
-            let slot = self.session.view.slot(place.slot);
-            let mut blocking = Blocking::new(&self.session, place, patience);
-            let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
+            let slot = self.session().view.slot(place.slot);
+            let mut blocking = Blocking::new(self.session(), place, patience);
+            let outcome = wait::acquire(slot, self.session().identity, &mut blocking);
             let cause = blocking.cause;
             drop(blocking);
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
+                    if let Some(granted) = self.confirm(self.session(), slot, place, grant, cause) {
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
-                        if !grant.from().is_kept_by(self.session.identity) {
-                            self.session.turns.begin(place.slot);
+                        if !grant.from().is_kept_by(self.session().identity) {
+                            self.session().turns.begin(place.slot);
                         }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);
@@ -337,10 +384,10 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let found = find_or_create(&self.session, self.name(), patience)?;
+            let found = find_or_create(self.session(), self.name(), patience)?;
             self.place.store(pack(found), Ordering::Relaxed);
         }
-        Err(self.corrupt(self.session.view.slot(self.place().slot).owner()))
+        Err(self.corrupt(self.session().view.slot(self.place().slot).owner()))
     }
 
     /// After a grant that took somebody's: tells the log, and a living loser.
@@ -357,7 +404,7 @@ impl Lock {
             }
             (Cause::Expiry, Owner::Held(gone)) => {
                 tracing::warn!(name, pid = gone.pid(), token, "evicted a silent holder");
-                self.session.view.notify(gone.session());
+                self.session().view.notify(gone.session());
             }
             _ => {}
         }
@@ -381,6 +428,21 @@ impl Lock {
     fn escaped(&self) -> String {
         escape_bytes(self.name().as_bytes())
     }
+}
+
+#[inline(always)]
+fn granted(taken: Taken) -> Option<Grant> {
+    match taken {
+        Taken::Granted(grant) => Some(grant),
+        Taken::Changed | Taken::Revoked => None,
+    }
+}
+
+/// Whether to take at once a slot that has a story to tell, or is some process's by courtesy.
+#[cold]
+#[inline(never)]
+fn may_take(seen: OwnerWord, me: Identity) -> bool {
+    seen.is_open() || seen.is_kept_by(me)
 }
 
 /// Gives back a grant of a slot that has another name by now. Out of line, and by value:
@@ -524,24 +586,52 @@ mod tests {
     use crate::table::LockTable;
 
     #[test]
-    fn a_guess_is_made_once_the_word_stays_as_it_was_left_and_given_up_when_it_fails() {
+    fn a_guess_is_made_once_the_slot_stays_as_it_was_left_and_given_up_when_it_fails() {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let (mine, other) = (table.lock("job").unwrap(), table.lock("job").unwrap());
-        let guesses = |lock: &Lock| lock.left.0.load(Ordering::Relaxed) & Left::DOUBTED == 0;
         assert!(!guesses(&mine));
-        let mut token = 0;
-        for _ in 0..2 * Left::RELEASES_A_CHECK {
-            token = mine.acquire().unwrap().token().0;
+        let mut token = mine.acquire().unwrap().token().0;
+        assert!(!guesses(&mine));
+        for _ in 0..2 {
+            token += 1;
+            assert_eq!(mine.acquire().unwrap().token().0, token);
+            assert!(guesses(&mine));
         }
-        assert!(guesses(&mine));
         // Held by another, and then left by another: neither is what the handle remembers.
         let theirs = other.acquire().unwrap();
         assert_eq!(theirs.token().0, token + 1);
         assert!(matches!(mine.try_acquire(), Err(AcquireError::Busy { .. })));
         assert!(!guesses(&mine));
         theirs.release().unwrap();
-        assert_eq!(mine.acquire().unwrap().token().0, token + 2);
+        token += 2;
+        assert_eq!(mine.acquire().unwrap().token().0, token);
         assert!(!guesses(&mine));
+        for _ in 0..2 * LastGrant::GRANTS_A_CHECK {
+            token = mine.acquire().unwrap().token().0;
+        }
+        assert!(guesses(&mine));
+        assert_eq!(mine.acquire().unwrap().token().0, token + 1);
+    }
+
+    #[test]
+    fn tokens_go_up_by_one_whichever_handle_guesses() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let handles: [Lock; 3] = std::array::from_fn(|_| table.lock("job").unwrap());
+        let (mut at, mut guessed) = (0, 0);
+        let first = handles[0].acquire().unwrap().token().0;
+        for grants in 1..=20_000 {
+            // In runs of one handle, which get longer and longer.
+            at += usize::from(grants % (1 + grants / 400) == 0);
+            let handle = &handles[at % handles.len()];
+            guessed += u32::from(guesses(handle));
+            assert_eq!(handle.acquire().unwrap().token().0, first + grants);
+        }
+        assert!(guessed > 0, "no guess was made");
+    }
+
+    fn guesses(lock: &Lock) -> bool {
+        matches!(lock.last.guess(), Guess::After(_))
     }
 }

@@ -15,8 +15,8 @@ use std::io;
 use std::mem::{ManuallyDrop, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
@@ -27,7 +27,7 @@ use crate::layout::{
     self, Geometry, HEADER_BYTES, Header, MappedHeader, Refusal, Sections, Settings,
 };
 use crate::os::descriptor::{self, FileId, Status};
-use crate::os::fork::Gate;
+use crate::os::fork::GatePage;
 use crate::os::{clock, random};
 use crate::protocol::names::{NameRecord, Names, NamingWords};
 use crate::protocol::session::SessionRecord;
@@ -155,7 +155,7 @@ impl TableFile {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub(crate) fn map(&self, gate: &Arc<Gate>) -> Result<Mapping, OpenError> {
+    pub(crate) fn map(&self, gate: &GatePage) -> Result<Mapping, OpenError> {
         let settings = self.header.settings;
         let sections = settings.geometry.sections();
         let mut options = MmapOptions::new();
@@ -169,12 +169,16 @@ impl TableFile {
             &self.path,
             "keeping the mapping from forked children",
         ))?;
-        let gate = Arc::clone(gate);
+        let map = ManuallyDrop::new(map);
+        let slots = map.as_mut_ptr().wrapping_add(sections.slots).cast::<Slot>();
+        let slots = ptr::slice_from_raw_parts_mut(slots, settings.geometry.slot_count());
+        let slots = NonNull::new(slots).expect("a mapping is not at address 0");
         Ok(Mapping {
-            map: ManuallyDrop::new(map),
+            map,
+            slots,
             sections,
             settings,
-            gate,
+            gate: gate.clone(),
         })
     }
 }
@@ -192,10 +196,17 @@ impl AsFd for TableFile {
 /// table's, and may be somebody else's by then.
 pub(crate) struct Mapping {
     map: ManuallyDrop<MmapRaw>,
+    /// The slots, which every grant has to find.
+    slots: NonNull<[Slot]>,
     sections: Sections,
     settings: Settings,
-    gate: Arc<Gate>,
+    gate: GatePage,
 }
+
+// SAFETY: all of it is atomics, in a mapping that stays as long as the value.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// The header: what never changes as it was validated, the rest as it is now.
@@ -234,8 +245,8 @@ impl Mapping {
     /// The slots; the first is the table's own.
     #[inline]
     pub(crate) fn slots(&self) -> &[Slot] {
-        // SAFETY: as for the sessions.
-        unsafe { self.section(self.sections.slots, self.settings.geometry.slot_count()) }
+        // SAFETY: as in `section`; the address is that of the geometry's slots.
+        unsafe { self.slots.as_ref() }
     }
 
     /// The slots' names and notes.
@@ -720,8 +731,8 @@ mod tests {
         TableFile::open(path, Access::ReadWrite)
     }
 
-    fn gate() -> Arc<Gate> {
-        Arc::new(Gate::new().unwrap())
+    fn gate() -> GatePage {
+        GatePage::new().unwrap()
     }
 
     fn names_in(dir: &Path) -> Vec<std::ffi::OsString> {

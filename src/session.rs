@@ -18,7 +18,7 @@ use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
 use crate::os::descriptor::{FileId, Kept};
-use crate::os::fork::{ForkHold, Gate};
+use crate::os::fork::{ForkHold, Gate, GatePage};
 use crate::os::signals::{self, SignalMask};
 use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
@@ -46,7 +46,7 @@ pub(crate) struct Session {
 /// What handles and the keeper thread both use.
 pub(crate) struct Shared {
     pub(crate) view: View,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: GatePage,
     pub(crate) identity: Identity,
     place: Place,
     witness: Option<Kept>,
@@ -159,11 +159,13 @@ impl Session {
         if view.probe.is_locked(byte_lock::session_byte(index)) != Some(true) {
             return Err(OpenError::LocksNotKept { path });
         }
+        let identity = Identity::new(pid, index);
+        gate.issue(identity.bits());
         let shared = Arc::new(Shared {
             resolved: Runs::new(view.geometry.slot_count()),
             view,
             gate,
-            identity: Identity::new(pid, index),
+            identity,
             place,
             witness,
             creator_mask: SignalMask::current(),
@@ -179,6 +181,11 @@ impl Session {
             shared,
             keeper: Mutex::new(None),
         })
+    }
+
+    /// What its handles use, for one of them.
+    pub(crate) fn share(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     fn see_to_keeper(&self, attended: bool) -> Result<(), OpenError> {
@@ -233,9 +240,8 @@ impl Drop for Session {
 }
 
 /// A gate for one mapping of the table at `path`.
-pub(crate) fn new_gate(path: &Path) -> Result<Arc<Gate>, OpenError> {
-    let gate = Gate::new().map_err(io_error(path, "mapping a page that a fork wipes"))?;
-    Ok(Arc::new(gate))
+pub(crate) fn new_gate(path: &Path) -> Result<GatePage, OpenError> {
+    GatePage::new().map_err(io_error(path, "mapping a page that a fork wipes"))
 }
 
 /// Finds a session record that nobody has, and locks its byte through `fd`.

@@ -2,7 +2,6 @@
 //! inspector and an operator's force-release all stand on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{OpenError, io_error};
@@ -10,7 +9,7 @@ use crate::holder::{CommandName, Departed, FencingToken, Holder, Liveness, Previ
 use crate::layout::Geometry;
 use crate::mapping::{Mapping, TableFile};
 use crate::os::byte_lock::{self, Probe};
-use crate::os::fork::Gate;
+use crate::os::fork::GatePage;
 use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
@@ -52,7 +51,7 @@ impl Wake for Futex {
 
 impl View {
     /// Maps the table that `file` is open on.
-    pub(crate) fn new(file: &TableFile, gate: &Arc<Gate>) -> Result<Self, OpenError> {
+    pub(crate) fn new(file: &TableFile, gate: &GatePage) -> Result<Self, OpenError> {
         let path = file.path();
         let reopened = file
             .reopen()

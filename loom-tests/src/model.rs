@@ -410,7 +410,17 @@ impl Actor {
     /// Takes the first slot from the word that was judged.
     #[must_use]
     pub fn take(&self, seen: OwnerWord) -> Option<Grant> {
-        match self.world.slot().take(seen, self.identity(), false) {
+        self.noted(self.world.slot().take(seen, self.identity(), false))
+    }
+
+    /// Takes the first slot if it is as the release of the grant of `token` left it.
+    #[must_use]
+    pub fn take_after(&self, token: u64) -> Option<Grant> {
+        self.noted(self.world.slot().take_after(token, self.identity()))
+    }
+
+    fn noted(&self, taken: Taken) -> Option<Grant> {
+        match taken {
             Taken::Granted(grant) => {
                 self.world.granted(&grant);
                 Some(grant)

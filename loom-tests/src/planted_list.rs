@@ -131,6 +131,20 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["wrap"],
     },
     Bug {
+        module: "guess_unread",
+        story: "An owner that guesses its grant's epoch as well, and does not read it.",
+        world: "tiny",
+        file: "slot.rs",
+        right: &["self.take_within(seen, seen.granted_to(me), epoch)"],
+        wrong: &[
+            "match self.take_within(seen, seen.granted_to(me), epoch) {
+                Taken::Granted(grant) => Taken::Granted(Grant { epoch, ..grant }),
+                other => other,
+            }",
+        ],
+        scenarios: &["wrap"],
+    },
+    Bug {
         module: "leaver_keeps_wake",
         story: "A waiter that leaves with the wake that it was given.",
         world: "wide",

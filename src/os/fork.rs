@@ -3,18 +3,19 @@
 //! A forked child inherits descriptors and private memory, but it is not the session:
 //! it must neither use its parent's grants nor keep the parent's byte lock.
 //!
-//! - [`Gate`]: one word that reads 0 in a child, so that the check costs one load.
+//! - [`Gate`]: words that read 0 in a child, so that the check costs one load.
 //! - [`hold_forks`]: no fork of this process falls in between.
 
 use std::cell::UnsafeCell;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 // The C library has it on every Linux target; the libc crate does not declare it there.
 unsafe extern "C" {
@@ -25,27 +26,15 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// A word in private memory that reads [`Gate::WIPED`] in every forked child.
+/// Words in private memory that read 0 in every forked child.
 ///
-/// It lies alone in a page that the kernel wipes on fork (`MADV_WIPEONFORK`, Linux 4.14),
-/// whichever way the child was forked. Where the kernel cannot do that, an atfork handler
-/// wipes the word; a child made by a bare `clone` is not seen there.
+/// Whoever asks of each grant whether it may go on gets its session's pass by the same load.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Gate {
-    word: NonNull<AtomicU32>,
-    wiped_by: WipedBy,
+    state: AtomicU32,
+    pass: AtomicU64,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WipedBy {
-    Kernel,
-    Handler,
-}
-
-// SAFETY: an atomic in memory that stays mapped while the gate is there.
-unsafe impl Send for Gate {}
-// SAFETY: as above.
-unsafe impl Sync for Gate {}
 
 impl Gate {
     /// This process was forked from the one that made the gate.
@@ -55,9 +44,88 @@ impl Gate {
     /// The table was replaced: no further grants.
     pub(crate) const CLOSED: u32 = 2;
 
+    /// [`Gate::OPEN`], [`Gate::CLOSED`] or [`Gate::WIPED`].
+    #[inline]
+    pub(crate) fn state(&self) -> u32 {
+        // Relaxed: it orders nothing. A fork orders the child after its parent, and a gate
+        // that is seen closed a moment late is like a table replaced a moment later.
+        self.state.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process is a child of the one that made the gate.
+    #[inline]
+    pub(crate) fn is_wiped(&self) -> bool {
+        self.state() == Self::WIPED
+    }
+
+    /// Hands out `pass`, which is not 0, for as long as the gate is open.
+    pub(crate) fn issue(&self, pass: u64) {
+        // Relaxed, here and below: as in `state`.
+        self.pass.store(pass, Ordering::Relaxed);
+    }
+
+    /// What was issued; nothing in a child, or once the gate is closed.
+    #[inline]
+    pub(crate) fn pass(&self) -> Option<u64> {
+        match self.pass.load(Ordering::Relaxed) {
+            0 => None,
+            pass => Some(pass),
+        }
+    }
+
+    /// Closes it, for good. In a child it stays [`Gate::WIPED`].
+    pub(crate) fn close(&self) {
+        // Relaxed: as in `state`. Compared, so that a child's gate does not lose its news.
+        let (from, to, order) = (Self::OPEN, Self::CLOSED, Ordering::Relaxed);
+        // A failure means closed or forked already.
+        let _ = self.state.compare_exchange(from, to, order, order);
+        self.pass.store(0, Ordering::Relaxed);
+    }
+
+    fn wipe(&self) {
+        self.state.store(Self::WIPED, Ordering::Relaxed);
+        self.pass.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A share in a gate, which lies alone in a page that the kernel wipes on fork
+/// (`MADV_WIPEONFORK`, Linux 4.14), whichever way the child was forked. Where the kernel
+/// cannot do that, an atfork handler wipes it; a child made by a bare `clone` is not seen
+/// there.
+#[derive(Clone, Debug)]
+pub(crate) struct GatePage {
+    // The page's, to be reached without a look at it.
+    gate: GateAt,
+    page: Arc<Page>,
+}
+
+/// Where a gate is, to be looked at while its page is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct GateAt(NonNull<Gate>);
+
+// SAFETY: it leads to atomics, and whoever follows it sees to it that they are there.
+unsafe impl Send for GateAt {}
+// SAFETY: as above.
+unsafe impl Sync for GateAt {}
+
+#[derive(Debug)]
+struct Page {
+    gate: GateAt,
+    wiped_by: WipedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WipedBy {
+    Kernel,
+    Handler,
+}
+
+impl Page {
     /// The smallest mapping there is; the kernel rounds up where pages are larger.
     const BYTES: usize = 4096;
+}
 
+impl GatePage {
     /// Makes an open gate.
     ///
     /// # Errors
@@ -72,75 +140,62 @@ impl Gate {
         // SAFETY:
         // - a new mapping at an address of the kernel's choice disturbs nothing.
         let page =
-            unsafe { mmap_anonymous(ptr::null_mut(), Self::BYTES, protection, MapFlags::PRIVATE)? };
+            unsafe { mmap_anonymous(ptr::null_mut(), Page::BYTES, protection, MapFlags::PRIVATE)? };
         // Zero pages come zeroed: forked, until it is opened below.
-        let word = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let gate = GateAt(NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?);
         let watched = match wiped_by {
             // SAFETY:
             // - the range is the mapping made above; wiping it in children touches nothing
             //   that anybody refers to there but through a gate.
             WipedBy::Kernel => unsafe {
-                madvise(page, Self::BYTES, Advice::LinuxWipeOnFork).map_err(io::Error::from)
+                madvise(page, Page::BYTES, Advice::LinuxWipeOnFork).map_err(io::Error::from)
             },
             WipedBy::Handler => {
-                handlers_installed().map(|()| GATES.change(|words| words.push(word)))
+                handlers_installed().map(|()| GATES.change(|gates| gates.push(gate)))
             }
         };
         if let Err(error) = watched {
             // SAFETY:
             // - the mapping made above, which nobody knows yet.
-            let _ = unsafe { munmap(page, Self::BYTES) };
+            let _ = unsafe { munmap(page, Page::BYTES) };
             return Err(error);
         }
-        let gate = Self { word, wiped_by };
-        gate.word().store(Self::OPEN, Ordering::Relaxed);
-        Ok(gate)
-    }
-
-    /// [`Gate::OPEN`], [`Gate::CLOSED`] or [`Gate::WIPED`].
-    #[inline]
-    pub(crate) fn state(&self) -> u32 {
-        // Relaxed: it orders nothing. A fork orders the child after its parent, and a gate
-        // that is seen closed a moment late is like a table replaced a moment later.
-        self.word().load(Ordering::Relaxed)
-    }
-
-    /// Whether this process is a child of the one that made the gate.
-    #[inline]
-    pub(crate) fn is_wiped(&self) -> bool {
-        self.state() == Self::WIPED
-    }
-
-    /// Closes it, for good. In a child it stays [`Gate::WIPED`].
-    pub(crate) fn close(&self) {
-        // Relaxed: as in `state`. Compared, so that a child's gate does not lose its news.
-        let (from, to, order) = (Self::OPEN, Self::CLOSED, Ordering::Relaxed);
-        // A failure means closed or forked already.
-        let _ = self.word().compare_exchange(from, to, order, order);
-    }
-
-    #[inline]
-    fn word(&self) -> &AtomicU32 {
-        // SAFETY:
-        // - aligned and in bounds: the first word of a page;
-        // - mapped: only `drop` unmaps it; in a child the page is there, too, and zero.
-        unsafe { self.word.as_ref() }
+        let page = Arc::new(Page { gate, wiped_by });
+        let share = Self { gate, page };
+        share.state.store(Gate::OPEN, Ordering::Relaxed);
+        Ok(share)
     }
 }
 
-impl Drop for Gate {
+impl Deref for GatePage {
+    type Target = Gate;
+
+    #[inline]
+    fn deref(&self) -> &Gate {
+        debug_assert_eq!(self.gate, self.page.gate);
+        // SAFETY:
+        // - aligned and in bounds: the gate is the first thing in a page;
+        // - mapped: the last share unmaps it; in a child the page is there, too, and zero.
+        unsafe { self.gate.0.as_ref() }
+    }
+}
+
+impl Drop for Page {
     fn drop(&mut self) {
+        // SAFETY:
+        // - as in `deref`: this is what unmaps it, below.
+        let is_wiped = unsafe { self.gate.0.as_ref() }.is_wiped();
         // A child leaves everything of its parent's as it found it: one page is a small
         // price for never asking what is at an address.
-        if self.is_wiped() {
+        if is_wiped {
             return;
         }
         if self.wiped_by == WipedBy::Handler {
-            GATES.change(|words| words.retain(|&word| word != self.word));
+            GATES.change(|gates| gates.retain(|&gate| gate != self.gate));
         }
         // SAFETY:
-        // - the range is the gate's own page, which only its borrowers could refer to.
-        let _ = unsafe { munmap(self.word.as_ptr().cast(), Self::BYTES) };
+        // - the range is the gate's own page, which only its shares could refer to.
+        let _ = unsafe { munmap(self.gate.0.as_ptr().cast(), Self::BYTES) };
     }
 }
 
@@ -174,7 +229,7 @@ static FORKS: AtforkMutex = AtforkMutex::new();
 /// The gates that the child handler wipes. Locked after [`FORKS`] by whoever locks both.
 static GATES: Gates = Gates {
     mutex: AtforkMutex::new(),
-    words: UnsafeCell::new(Vec::new()),
+    gates: UnsafeCell::new(Vec::new()),
 };
 
 /// A mutex that may be locked before a fork and unlocked on both sides of it, whatever
@@ -230,18 +285,18 @@ impl Drop for Held {
 struct Gates {
     mutex: AtforkMutex,
     /// Touched only with the mutex locked.
-    words: UnsafeCell<Vec<NonNull<AtomicU32>>>,
+    gates: UnsafeCell<Vec<GateAt>>,
 }
 
-// SAFETY: the mutex guards the words.
+// SAFETY: the mutex guards the list.
 unsafe impl Sync for Gates {}
 
 impl Gates {
-    fn change(&'static self, change: impl FnOnce(&mut Vec<NonNull<AtomicU32>>)) {
+    fn change(&'static self, change: impl FnOnce(&mut Vec<GateAt>)) {
         let _held = self.mutex.hold();
         // SAFETY:
         // - the mutex is locked, so this is the only reference.
-        change(unsafe { &mut *self.words.get() });
+        change(unsafe { &mut *self.gates.get() });
     }
 }
 
@@ -274,10 +329,10 @@ unsafe extern "C" fn after() {
 unsafe extern "C" fn after_in_child() {
     // SAFETY:
     // - `before` locked the mutex in the parent, and this child has no other thread.
-    for word in unsafe { &*GATES.words.get() } {
+    for gate in unsafe { &*GATES.gates.get() } {
         // SAFETY:
-        // - a gate takes its word off the list before it unmaps it.
-        unsafe { word.as_ref() }.store(Gate::WIPED, Ordering::Relaxed);
+        // - a page takes its gate off the list before it unmaps it.
+        unsafe { gate.0.as_ref() }.wipe();
     }
     GATES.mutex.unlock();
     FORKS.unlock();
@@ -290,32 +345,33 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    fn in_a_child(gate: Gate) {
-        assert_eq!(gate.state(), Gate::OPEN);
+    fn in_a_child(gate: GatePage) {
+        assert_eq!((gate.state(), gate.pass()), (Gate::OPEN, None));
+        gate.issue(7);
         Child::fork(|| {
-            assert_eq!(gate.state(), Gate::WIPED);
+            assert_eq!((gate.state(), gate.pass()), (Gate::WIPED, None));
             gate.close();
             assert!(gate.is_wiped());
             // A grandchild, too.
             Child::fork(|| assert!(gate.is_wiped())).join();
         })
         .join();
-        assert_eq!(gate.state(), Gate::OPEN);
+        assert_eq!((gate.state(), gate.pass()), (Gate::OPEN, Some(7)));
         gate.close();
-        assert_eq!(gate.state(), Gate::CLOSED);
+        assert_eq!((gate.state(), gate.pass()), (Gate::CLOSED, None));
         Child::fork(|| assert!(gate.is_wiped())).join();
     }
 
     #[test]
     fn a_gate_reads_wiped_in_a_child_and_stays_as_it_is_in_the_parent() {
         let _watchdog = Watchdog::start();
-        in_a_child(Gate::wiped_by(WipedBy::Kernel).unwrap());
+        in_a_child(GatePage::wiped_by(WipedBy::Kernel).unwrap());
     }
 
     #[test]
     fn without_the_kernels_help_the_handler_wipes_the_gates() {
         let _watchdog = Watchdog::start();
-        in_a_child(Gate::wiped_by(WipedBy::Handler).unwrap());
+        in_a_child(GatePage::wiped_by(WipedBy::Handler).unwrap());
     }
 
     #[test]
@@ -323,8 +379,8 @@ mod tests {
         let _watchdog = Watchdog::start();
         Child::fork(|| {
             deny(libc::SYS_madvise, libc::EINVAL);
-            let gate = Gate::new().unwrap();
-            assert_eq!(gate.wiped_by, WipedBy::Handler);
+            let gate = GatePage::new().unwrap();
+            assert_eq!(gate.page.wiped_by, WipedBy::Handler);
             in_a_child(gate);
         })
         .join();
@@ -334,13 +390,13 @@ mod tests {
     fn a_child_may_drop_its_parents_gate_and_make_its_own() {
         let _watchdog = Watchdog::start();
         for wiped_by in [WipedBy::Kernel, WipedBy::Handler] {
-            let mut gate = Some(Gate::wiped_by(wiped_by).unwrap());
+            let mut gate = Some(GatePage::wiped_by(wiped_by).unwrap());
             Child::fork(|| {
                 drop(gate.take());
-                in_a_child(Gate::wiped_by(wiped_by).unwrap());
+                in_a_child(GatePage::wiped_by(wiped_by).unwrap());
             })
             .join();
-            assert_eq!(gate.as_ref().map(Gate::state), Some(Gate::OPEN));
+            assert_eq!(gate.as_ref().map(|gate| gate.state()), Some(Gate::OPEN));
         }
     }
 
@@ -374,7 +430,7 @@ mod tests {
     fn a_gate_can_be_made_and_dropped_while_forks_are_held() {
         let _watchdog = Watchdog::start();
         let hold = hold_forks();
-        drop(Gate::wiped_by(WipedBy::Handler).unwrap());
+        drop(GatePage::wiped_by(WipedBy::Handler).unwrap());
         drop(hold);
     }
 

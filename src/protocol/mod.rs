@@ -25,6 +25,7 @@
 //! |------------------------|--------------------|---------------------------|---------------------|
 //! | vacant, g, q           | (me, g+1, q)       | an acquirer               | `Slot::take`        |
 //! | vacant, g, q           | (me, g+1, Asleep)  | an heir, or after an offer| `Slot::take`        |
+//! | Released, g, Idle      | (me, g+1, Idle)    | who had grant g, by guess | `Slot::take_after`  |
 //! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
 //! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
 //! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |

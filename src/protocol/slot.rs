@@ -204,21 +204,44 @@ impl Slot {
     /// two; the reading after gives the token. When both read the same `h`, then `h` was
     /// the epoch word at the CAS: the grant is of epoch `h`, and no wrap of the in-word
     /// generation can pass for it.
+    ///
+    /// An epoch word that looks right for the grant does so for `seen`, too: it would look
+    /// right for the grant alone if that crossed into the next epoch from a lagging one. But
+    /// a lag is made up for at the second grant of an epoch, and an epoch has more than one.
     #[inline(always)]
     pub fn take(&self, seen: OwnerWord, me: Identity, may_leave_sleepers: bool) -> Taken {
-        let mut before = self.epoch.load(ord(Site::Epoch));
-        if before & 1 != seen.epoch_parity() {
-            match self.catch_up(seen, before) {
-                Some(epoch) => before = epoch,
-                None => return Taken::Changed,
-            }
-        }
+        let before = self.epoch.load(ord(Site::Epoch));
         let granted = seen.granted_to(me);
         let mine = if may_leave_sleepers {
             granted.queued(Queue::Asleep)
         } else {
             granted
         };
+        if before & 1 != mine.epoch_parity() {
+            return self.take_across(seen, mine, before);
+        }
+        self.take_within(seen, mine, before)
+    }
+
+    /// `Released,g -> (me,g+1)`: the grant after that of `token`, by whoever had that one and
+    /// supposes that the slot is as its release left it. Neither word is read before the CAS,
+    /// which decides whether that is so.
+    ///
+    /// The reading of the epoch word before is the one of long ago that `token` is from. The
+    /// reading after is enough to tell a word that has come round since: no word that was
+    /// released has an epoch word that lags, because its holder had settled that, and the CAS
+    /// acquires what the holder saw ([`Site::Grant`] with [`Site::Vacate`]). So an epoch word
+    /// that is still `token`'s, or the next where this grant crosses, was it all the time.
+    #[inline(always)]
+    pub fn take_after(&self, token: u64, me: Identity) -> Taken {
+        let seen = OwnerWord::released_at(token);
+        let epoch = OwnerWord::epoch_of(token.wrapping_add(1));
+        self.take_within(seen, seen.granted_to(me), epoch)
+    }
+
+    /// The CAS of a grant that is of `epoch`, if the epoch word says so after it.
+    #[inline(always)]
+    fn take_within(&self, seen: OwnerWord, mine: OwnerWord, epoch: u64) -> Taken {
         // A failed CAS teaches nothing that the caller will not read again: Relaxed.
         if self
             .owner
@@ -233,14 +256,12 @@ impl Slot {
             return Taken::Changed;
         }
         let word = mine;
-        if mine.epoch_parity() == before & 1 && self.epoch.load(ord(Site::Epoch)) == before {
-            return Taken::Granted(Grant {
-                word,
-                epoch: before,
-                from: seen,
-            });
-        }
-        match self.settle(word) {
+        let settled = if self.epoch.load(ord(Site::Epoch)) == epoch {
+            Some(epoch)
+        } else {
+            self.settle(word)
+        };
+        match settled {
             Some(epoch) => Taken::Granted(Grant {
                 word,
                 epoch,
@@ -248,6 +269,21 @@ impl Slot {
             }),
             None => Taken::Revoked,
         }
+    }
+
+    /// A grant whose epoch is not the one that the epoch word said before: the grant crosses
+    /// into the next, or the epoch word lags.
+    #[cold]
+    #[inline(never)]
+    fn take_across(&self, seen: OwnerWord, mine: OwnerWord, before: u64) -> Taken {
+        let mut epoch = before;
+        if before & 1 != seen.epoch_parity() {
+            match self.catch_up(seen, before) {
+                Some(caught_up) => epoch = caught_up,
+                None => return Taken::Changed,
+            }
+        }
+        self.take_within(seen, mine, mine.epoch_from(epoch))
     }
 
     /// Moves a lagging epoch word up to `seen`'s epoch, and returns that epoch; `None`
@@ -461,15 +497,53 @@ mod tests {
     }
 
     #[test]
+    fn a_guess_is_granted_from_the_word_that_the_release_left_and_from_no_other() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        let first = take(&slot, me);
+        assert_eq!(slot.take_after(first.token(), me), Taken::Changed, "held");
+        let _ = slot.release(&first, Vacancy::Released);
+        assert_eq!(slot.take_after(first.token() + 1, me), Taken::Changed);
+        let Taken::Granted(second) = slot.take_after(first.token(), me) else {
+            panic!("the word is as it was left");
+        };
+        assert_eq!(second.token(), first.token() + 1);
+        assert_eq!(second.from().owner(), Owner::Vacant(Vacancy::Released));
+        let _ = slot.release(&second, Vacancy::Panicked(1));
+        let news = "the next owner is to be told of the panic";
+        assert_eq!(
+            slot.take_after(second.token(), me),
+            Taken::Changed,
+            "{news}"
+        );
+        let third = take(&slot, me);
+        assert!(slot.queue_up(third.word(), Queue::Asleep));
+        let _ = slot.release(&third, Vacancy::Released);
+        assert_eq!(
+            slot.take_after(third.token(), me),
+            Taken::Changed,
+            "waited for"
+        );
+    }
+
+    #[test]
     fn tokens_go_up_by_one_across_an_epoch() {
+        across_an_epoch(|slot, _, me| slot.take(slot.owner(), me, false));
+    }
+
+    #[test]
+    fn guessed_tokens_go_up_by_one_across_an_epoch() {
+        across_an_epoch(|slot, last, me| slot.take_after(last, me));
+    }
+
+    fn across_an_epoch(take: impl Fn(&Slot, u64, Identity) -> Taken) {
         let (slot, me) = (Slot::new(), Identity::new(1, 0));
         let last = (1 << super::super::word::EPOCH_SHIFT) - 2;
-        slot.owner.store(
-            OwnerWord::from_bits(0).at_token(last).bits(),
-            Ordering::Relaxed,
-        );
+        slot.owner
+            .store(OwnerWord::released_at(last).bits(), Ordering::Relaxed);
         for token in last + 1..last + 5 {
-            let grant = take(&slot, me);
+            let Taken::Granted(grant) = take(&slot, token - 1, me) else {
+                panic!("nobody else is about");
+            };
             assert_eq!(grant.token(), token);
             assert_eq!(slot.view().unwrap().token, token);
             assert_eq!(

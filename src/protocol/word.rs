@@ -73,6 +73,20 @@ impl Identity {
         )
     }
 
+    /// The bits in an owner word; never 0, since no process has PID 0.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The identity that has these [`bits`](Self::bits).
+    #[inline]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        debug_assert!(bits & ((1 << SESSION_SHIFT) - 1) == 0);
+        Self(bits)
+    }
+
     /// The same process as the one that gives a slot a new name.
     #[must_use]
     pub const fn renaming(self) -> Self {
@@ -212,13 +226,20 @@ impl OwnerWord {
         }
     }
 
+    /// Whether the slot is free and has no story to tell: never granted, or released.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        self.0 >> SESSION_SHIFT <= RELEASED
+    }
+
     /// Whether anybody may take the slot at once: the fast path's whole question, by two
     /// compares. Not so when it is offered to the heir, or kept for the last holder.
     #[inline]
     #[must_use]
     pub const fn is_open(self) -> bool {
         let holder = self.0 >> SESSION_SHIFT;
-        holder <= RELEASED
+        self.is_plain()
             || (holder & SESSION_MASK >= DIED
                 && holder >> SESSION_BITS != 0
                 && holder >> SESSION_BITS <= PID_MASK)
@@ -311,6 +332,13 @@ impl OwnerWord {
         }
     }
 
+    /// What the release of the grant with `token` leaves when nobody waits.
+    #[inline]
+    #[must_use]
+    pub const fn released_at(token: u64) -> Self {
+        Self(RELEASED << SESSION_SHIFT | (token & GENERATION_MASK) << GENERATION_SHIFT)
+    }
+
     /// The same owner at the generation that `token` has in a word.
     #[must_use]
     pub const fn at_token(self, token: u64) -> Self {
@@ -326,6 +354,7 @@ impl OwnerWord {
     }
 
     /// The epoch that `token` belongs to.
+    #[inline]
     #[must_use]
     pub const fn epoch_of(token: u64) -> u64 {
         token >> EPOCH_SHIFT
@@ -439,6 +468,21 @@ mod tests {
                 let word = OwnerWord::from_bits(pid << PID_SHIFT | session << SESSION_SHIFT);
                 assert_eq!(word.is_open(), is_open_in_full(word));
             }
+        }
+    }
+
+    #[test]
+    fn a_released_word_is_known_by_the_token_of_its_grant() {
+        let me = Identity::new(7, 3);
+        for x in samples() {
+            let (epoch, word) = (x >> EPOCH_SHIFT, OwnerWord::from_bits(0).at_token(x));
+            let granted = word.granted_to(me);
+            let token = granted.token_in(granted.epoch_from(epoch));
+            assert_eq!(
+                OwnerWord::released_at(token),
+                granted.vacated(Vacancy::Released)
+            );
+            assert_eq!(Identity::from_bits(me.bits()), me);
         }
     }
 

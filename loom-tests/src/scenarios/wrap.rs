@@ -194,6 +194,85 @@ pub fn stale_take(start: u64) -> Model {
     .reaching(&["changed", "granted a wrap later"])
 }
 
+/// An owner that comes back to a slot by what it knows of its last grant there, after `start`
+/// grants, beside another that takes the slot until the word has come round.
+#[must_use]
+pub fn guesser(start: u64) -> Model {
+    Model::new(
+        format!("a guesser, {PERIOD} grants of another, from token {start}"),
+        "a grant by guess is of its own token, and sees the last holder's writes",
+        2,
+        move |reached| {
+            let world = World::after(start, 2);
+            let (holder, guesser) = (Actor::new(&world, 0), Actor::new(&world, 1));
+            let known = inherit(&guesser).expect("nobody else is about").token();
+            let marks = reached.clone();
+            let all = [
+                act(move || {
+                    for _ in 0..PERIOD {
+                        if inherit(&holder).is_none() {
+                            return;
+                        }
+                    }
+                }),
+                act(move || {
+                    let Some(grant) = guesser.take_after(known) else {
+                        return marks.mark("changed");
+                    };
+                    guesser.world().section.enter(grant.token());
+                    if grant.token() == known + 1 {
+                        marks.mark("granted at once");
+                    } else {
+                        assert_eq!(grant.token(), known + PERIOD + 1);
+                        marks.mark("granted a wrap later");
+                    }
+                    assert!(guesser.release(&grant), "nobody revoked it");
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["changed", "granted at once", "granted a wrap later"])
+}
+
+/// A guesser that dies anywhere, and an heir, after `start` grants; then more, one by one.
+#[must_use]
+pub fn guesser_stops(start: u64, steps: u32) -> Model {
+    Model::new(
+        format!("a guesser that dies anywhere, an heir, from token {start}"),
+        "tokens rise though a grant by guess dies before its epoch is helped forward",
+        2,
+        move |reached| {
+            let world = World::after(start, 2);
+            let mortal = Actor::new(&world, 0);
+            let known = inherit(&mortal).expect("nobody else is about").token();
+            let heir = Actor::new(&world, 1).judging(Judge::TheDead);
+            let (one, two) = (world.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    let once = || {
+                        let grant = mortal.take_after(known)?;
+                        mortal.world().section.enter(grant.token());
+                        assert!(mortal.release(&grant), "nobody revokes it");
+                        Some(grant)
+                    };
+                    if stop::after(steps, once).is_none() {
+                        one.die(0);
+                    }
+                }),
+                act(move || {
+                    for grant in [inherit(&heir), inherit(&heir)].into_iter().flatten() {
+                        mark_takeover(&grant, &two);
+                    }
+                }),
+            ];
+            finish(all);
+            tokens_go_on(&world, start, reached);
+        },
+    )
+    .reaching(&["taken over"])
+}
+
 /// Who waits, of an owner that dies and its heir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
@@ -257,20 +336,25 @@ pub fn owner_stops(waits: Waits, start: u64, steps: u32) -> Model {
                 }),
             ];
             finish(all);
-            // Whatever they have left, the tokens go on from there, through two epochs.
-            let last = world.tokens().into_iter().max().unwrap_or(start);
-            let mut next = Actor::new(&world, 1).judging(Judge::TheDead);
-            let first = next.use_lock().expect("nobody else is about");
-            mark_takeover(&first, reached);
-            // The dead one may have had a grant that it never came to know of.
-            assert!((last + 1..=last + 2).contains(&first.token()));
-            for after in 1..PERIOD {
-                let grant = next.use_lock().expect("nobody else is about");
-                assert_eq!(grant.token(), first.token() + after, "not the next token");
-            }
+            tokens_go_on(&world, start, reached);
         },
     )
     .reaching(&["taken over"])
+}
+
+/// Whatever an owner that died and its heir have left, the tokens go on from there, through
+/// two epochs.
+fn tokens_go_on(world: &Arc<World>, start: u64, reached: &Reached) {
+    let last = world.tokens().into_iter().max().unwrap_or(start);
+    let mut next = Actor::new(world, 1).judging(Judge::TheDead);
+    let first = next.use_lock().expect("nobody else is about");
+    mark_takeover(&first, reached);
+    // The dead one may have had a grant that it never came to know of.
+    assert!((last + 1..=last + 2).contains(&first.token()));
+    for after in 1..PERIOD {
+        let grant = next.use_lock().expect("nobody else is about");
+        assert_eq!(grant.token(), first.token() + after, "not the next token");
+    }
 }
 
 fn mark_takeover(grant: &Grant, reached: &Reached) {

@@ -92,6 +92,7 @@ fn plants() -> Vec<Plant> {
         token_counted_apart by revoke::evicted_while_granted(),
         reclaimer_clears by waiting::reclaim_wakes(),
         help_skipped by wrap::nested_crashes(),
+        guess_unread by wrap::guesser(1),
         leaver_keeps_wake by waiting::two_waiters(waiting::Second::LeavesWoken),
         wake_word_read_late by waiting::waiter_and_wake(0),
         heir_stays_heir by waiting::two_waiters(waiting::Second::Stays),

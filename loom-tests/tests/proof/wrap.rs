@@ -4,8 +4,8 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
-    Waits, nested_crashes, onlooker, owner_stops, stale_look, stale_release, stale_take,
-    triers_across_epochs,
+    Waits, guesser, guesser_stops, nested_crashes, onlooker, owner_stops, stale_look,
+    stale_release, stale_take, triers_across_epochs,
 };
 
 fn a_stale_release_fails_where_the_word_looks_the_same_again() {
@@ -29,6 +29,18 @@ fn tokens_rise_across_epochs() {
 fn a_grant_from_a_word_that_has_come_round_is_one() {
     for start in 1..=2 {
         stale_take(start).prove();
+    }
+}
+
+fn a_grant_by_guess_is_of_its_own_token() {
+    for start in 0..4 {
+        guesser(start).prove();
+    }
+}
+
+fn an_owner_that_guesses_may_die_anywhere() {
+    for start in 0..4 {
+        Model::prove_at_each_stop(|steps| guesser_stops(start, steps));
     }
 }
 
@@ -65,6 +77,8 @@ pub fn parts() -> Vec<Part> {
         a_lost_grant_never_looks_current_again,
         tokens_rise_across_epochs,
         a_grant_from_a_word_that_has_come_round_is_one,
+        a_grant_by_guess_is_of_its_own_token,
+        an_owner_that_guesses_may_die_anywhere,
         waiters_cross_epochs_like_anyone,
         tokens_rise_though_a_grant_dies_unhelped,
         tokens_rise_through_any_two_crash_points_in_a_row,

@@ -148,8 +148,8 @@ pub const BUGS: &[Bug] = &[
         edits: &[
             Edit {
                 file: "src/os/fork.rs",
-                right: "madvise(page, Self::BYTES, Advice::LinuxWipeOnFork).map_err(io::Error::from)",
-                wrong: "madvise(page, Self::BYTES, Advice::Normal).map_err(io::Error::from)",
+                right: "madvise(page, Page::BYTES, Advice::LinuxWipeOnFork).map_err(io::Error::from)",
+                wrong: "madvise(page, Page::BYTES, Advice::Normal).map_err(io::Error::from)",
             },
             Edit {
                 file: "src/mapping.rs",
