@@ -24,19 +24,13 @@ use crate::view::Futex;
 // Aligned to its size, half a cache line: of many in a row, none lies across two.
 #[repr(align(32))]
 pub struct Lock {
-    /// The session's, without the way there.
-    shared: Arc<Shared>,
+    session: Arc<Session>,
     /// Where the name was found: `renames << 24 | slot`. Changes when the name was
     /// recycled and came back elsewhere.
     place: AtomicU64,
     last: LastGrant,
-    // Behind a pointer: not for the way to a grant.
-    rest: Box<Rest>,
-}
-
-struct Rest {
-    session: Arc<Session>,
-    name: Box<str>,
+    // Behind a pointer of its own, so that a handle is half a cache line.
+    name: Box<Box<str>>,
 }
 
 /// The token of this handle's last grant: while nobody else wants the lock, the slot is as the
@@ -139,13 +133,10 @@ const fn pack(found: Resolved) -> u64 {
 impl Clone for Lock {
     fn clone(&self) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
+            session: Arc::clone(&self.session),
             place: AtomicU64::new(self.place.load(Ordering::Relaxed)),
             last: LastGrant::new(),
-            rest: Box::new(Rest {
-                session: Arc::clone(&self.rest.session),
-                name: self.rest.name.clone(),
-            }),
+            name: self.name.clone(),
         }
     }
 }
@@ -173,20 +164,17 @@ impl Lock {
     pub(crate) fn resolve(session: &Arc<Session>, name: &str) -> Result<Self, LockError> {
         let place = find_or_create(session, name, Patience::Endless)?;
         Ok(Self {
-            shared: session.share(),
+            session: Arc::clone(session),
             place: AtomicU64::new(pack(place)),
             last: LastGrant::new(),
-            rest: Box::new(Rest {
-                session: Arc::clone(session),
-                name: name.into(),
-            }),
+            name: Box::new(name.into()),
         })
     }
 
     /// The lock's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.rest.name
+        &self.name
     }
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
@@ -194,7 +182,7 @@ impl Lock {
     }
 
     pub(crate) fn session(&self) -> &Session {
-        &self.rest.session
+        &self.session
     }
 
     /// Takes the lock if that is possible at once: if it is free, or its holder is proven
@@ -264,14 +252,14 @@ impl Lock {
     ///
     /// [`InspectError::Forked`] in a forked child.
     pub fn holder(&self) -> Result<Option<Holder>, InspectError> {
-        if self.session().gate.is_wiped() {
-            return Err(self.session().forked().into());
+        if self.session.gate.is_wiped() {
+            return Err(self.session.forked().into());
         }
         // Looked up anew: this handle's slot may have another name by now.
-        let view = &self.session().view;
+        let view = &self.session.view;
         let key = view.key(self.name().as_bytes());
         let found = key.and_then(|key| view.names().find(&key));
-        Ok(found.and_then(|found| holder_of(self.session(), found.slot)))
+        Ok(found.and_then(|found| holder_of(&self.session, found.slot)))
     }
 
     #[inline(always)]
@@ -287,7 +275,7 @@ impl Lock {
     /// call, no clock, no process-local lock.
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
-        let session: &Shared = &self.shared;
+        let session: &Shared = &self.session;
         let me = Identity::from_bits(session.gate.pass()?);
         let place = self.place();
         let slot = session.view.slot(place.slot);
@@ -354,23 +342,23 @@ impl Lock {
         /// small; this often in a row, it is a damaged one.
         const MAX_RENAMES: u32 = 1000;
         for _ in 0..MAX_RENAMES {
-            if let Some(why) = self.session().closed() {
+            if let Some(why) = self.session.closed() {
                 return Err(why.into());
             }
             self.last.doubt();
             let place = self.place();
-            let slot = self.session().view.slot(place.slot);
-            let mut blocking = Blocking::new(self.session(), place, patience);
-            let outcome = wait::acquire(slot, self.session().identity, &mut blocking);
+            let slot = self.session.view.slot(place.slot);
+            let mut blocking = Blocking::new(&self.session, place, patience);
+            let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
             let cause = blocking.cause;
             drop(blocking);
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) = self.confirm(self.session(), slot, place, grant, cause) {
+                    if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
-                        if !grant.from().is_kept_by(self.session().identity) {
-                            self.session().turns.begin(place.slot);
+                        if !grant.from().is_kept_by(self.session.identity) {
+                            self.session.turns.begin(place.slot);
                         }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);
@@ -384,10 +372,10 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let found = find_or_create(self.session(), self.name(), patience)?;
+            let found = find_or_create(&self.session, self.name(), patience)?;
             self.place.store(pack(found), Ordering::Relaxed);
         }
-        Err(self.corrupt(self.session().view.slot(self.place().slot).owner()))
+        Err(self.corrupt(self.session.view.slot(self.place().slot).owner()))
     }
 
     /// After a grant that took somebody's: tells the log, and a living loser.
@@ -404,7 +392,7 @@ impl Lock {
             }
             (Cause::Expiry, Owner::Held(gone)) => {
                 tracing::warn!(name, pid = gone.pid(), token, "evicted a silent holder");
-                self.session().view.notify(gone.session());
+                self.session.view.notify(gone.session());
             }
             _ => {}
         }

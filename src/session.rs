@@ -183,11 +183,6 @@ impl Session {
         })
     }
 
-    /// What its handles use, for one of them.
-    pub(crate) fn share(&self) -> Arc<Shared> {
-        Arc::clone(&self.shared)
-    }
-
     fn see_to_keeper(&self, attended: bool) -> Result<(), OpenError> {
         match attended {
             true => Ok(()),
