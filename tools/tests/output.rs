@@ -132,9 +132,13 @@ fn on_terminal(sandbox: &Sandbox, no_color: Option<&str>) -> String {
     // Two rows fit into the terminal's buffer, so it need not be read meanwhile.
     let outcome: Outcome = process.finish();
     assert_eq!(outcome.code(), 0, "{outcome:?}");
-    let mut bytes = [0; 4096];
-    let length = File::from(pty.master).read(&mut bytes).expect("its output");
-    String::from_utf8_lossy(&bytes[..length]).into_owned()
+    let (mut seen, mut bytes) = (String::new(), [0; 4096]);
+    let mut terminal = File::from(pty.master);
+    // An error is the end, once nobody has the terminal open.
+    while let Ok(length @ 1..) = terminal.read(&mut bytes) {
+        seen += &String::from_utf8_lossy(&bytes[..length]);
+    }
+    seen
 }
 
 #[test]
