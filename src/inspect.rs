@@ -449,8 +449,12 @@ pub(crate) fn force_release(
             Owner::Renaming(_) if is_naming(view) => continue,
             Owner::Renaming(_) => (Vacancy::Released, Forced::Repaired),
         };
+        let done = match vacancy {
+            Vacancy::Released => wait::acknowledge(slot, now.word, &Futex),
+            _ => wait::vacate(slot, now.word, vacancy, &Futex),
+        };
         // Changed in between: a waiter announced itself, or the grant has ended. Look again.
-        if !wait::vacate(slot, now.word, vacancy, &Futex) {
+        if !done {
             continue;
         }
         if let Forced::From(holder) = &forced {

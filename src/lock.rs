@@ -67,8 +67,8 @@ impl LastGrant {
 
     #[inline(always)]
     fn guess(&self) -> Guess {
-        // Acquire, with the Release in `follow` and `end_check`: who guesses comes after the
-        // grant that it guesses from, whichever thread had that.
+        // Acquire, with the Release in `follow` and `end_check`: a token is of a grant that
+        // was before this, whichever thread had it. `Slot::take_after` wants one of the past.
         match self.0.load(Ordering::Acquire) {
             token if token & Self::DOUBTED == 0 => Guess::After(token),
             doubt => Guess::Doubted(doubt),
@@ -571,6 +571,7 @@ impl Drop for Naming<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::testing::Child;
     use crate::table::LockTable;
 
     #[test]
@@ -617,6 +618,60 @@ mod tests {
             assert_eq!(handle.acquire().unwrap().token().0, first + grants);
         }
         assert!(guessed > 0, "no guess was made");
+    }
+
+    /// A guess of what was this name's slot is none of what the slot is now.
+    #[test]
+    fn a_handle_that_guesses_finds_its_recycled_name_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LockTable::options().slots(1);
+        let table = options.open(dir.path().join("t")).unwrap();
+        let mine = table.lock("mine").unwrap();
+        for _ in 0..3 {
+            drop(mine.acquire().unwrap());
+        }
+        assert!(guesses(&mine));
+        let before = mine.acquire().unwrap().token();
+        let other = table.lock("other").unwrap();
+        let held = other.acquire().unwrap();
+        let full = mine.try_acquire().map(drop);
+        assert!(matches!(full, Err(AcquireError::Name(_))), "{full:?}");
+        assert!(held.is_held());
+        held.release().unwrap();
+        assert!(mine.acquire().unwrap().token() > before);
+    }
+
+    #[test]
+    fn a_handle_that_guesses_is_no_use_in_a_forked_child() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        for _ in 0..3 {
+            drop(lock.acquire().unwrap());
+        }
+        assert!(guesses(&lock));
+        Child::fork(|| {
+            let refused = lock.try_acquire().map(drop);
+            assert!(matches!(refused, Err(AcquireError::Forked(_))));
+        })
+        .join();
+        assert!(lock.try_acquire().is_ok());
+    }
+
+    #[test]
+    fn a_handle_that_guesses_gets_nothing_through_a_closed_gate() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        for _ in 0..3 {
+            drop(lock.acquire().unwrap());
+        }
+        let guard = lock.acquire().unwrap();
+        lock.session.gate.close();
+        guard.release().unwrap();
+        assert!(guesses(&lock));
+        let refused = lock.try_acquire().map(drop);
+        assert!(matches!(refused, Err(AcquireError::TableReplaced(_))));
     }
 
     fn guesses(lock: &Lock) -> bool {

@@ -172,7 +172,7 @@ impl TableFile {
         let map = ManuallyDrop::new(map);
         let slots = map.as_mut_ptr().wrapping_add(sections.slots).cast::<Slot>();
         let slots = ptr::slice_from_raw_parts_mut(slots, settings.geometry.slot_count());
-        let slots = NonNull::new(slots).expect("a mapping is not at address 0");
+        let slots = SlotsAt(NonNull::new(slots).expect("a mapping is not at address 0"));
         Ok(Mapping {
             map,
             slots,
@@ -197,16 +197,19 @@ impl AsFd for TableFile {
 pub(crate) struct Mapping {
     map: ManuallyDrop<MmapRaw>,
     /// The slots, which every grant has to find.
-    slots: NonNull<[Slot]>,
+    slots: SlotsAt,
     sections: Sections,
     settings: Settings,
     gate: GatePage,
 }
 
-// SAFETY: all of it is atomics, in a mapping that stays as long as the value.
-unsafe impl Send for Mapping {}
+/// Where the slots are, to be looked at while the mapping is there.
+struct SlotsAt(NonNull<[Slot]>);
+
+// SAFETY: it leads to atomics, and whoever follows it sees to it that they are there.
+unsafe impl Send for SlotsAt {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for SlotsAt {}
 
 impl Mapping {
     /// The header: what never changes as it was validated, the rest as it is now.
@@ -246,7 +249,7 @@ impl Mapping {
     #[inline]
     pub(crate) fn slots(&self) -> &[Slot] {
         // SAFETY: as in `section`; the address is that of the geometry's slots.
-        unsafe { self.slots.as_ref() }
+        unsafe { self.slots.0.as_ref() }
     }
 
     /// The slots' names and notes.

@@ -145,6 +145,15 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["wrap"],
     },
     Bug {
+        module: "acknowledged_unsettled",
+        story: "An operator who leaves the epoch word of a dead grant where it was.",
+        world: "tiny",
+        file: "slot.rs",
+        right: &["if epoch & 1 != seen.epoch_parity() && self.catch_up(seen, epoch).is_none() {"],
+        wrong: &["if epoch == u64::MAX {"],
+        scenarios: &["wrap"],
+    },
+    Bug {
         module: "leaver_keeps_wake",
         story: "A waiter that leaves with the wake that it was given.",
         world: "wide",

@@ -28,7 +28,8 @@ unsafe extern "C" {
 
 /// Words in private memory that read 0 in every forked child.
 ///
-/// Whoever asks of each grant whether it may go on gets its session's pass by the same load.
+/// Whoever asks before each grant whether it may go on gets by the same load what it goes on
+/// with: the pass, its session's identity.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Gate {
@@ -58,8 +59,10 @@ impl Gate {
         self.state() == Self::WIPED
     }
 
-    /// Hands out `pass`, which is not 0, for as long as the gate is open.
+    /// Hands out `pass`, which is not 0, for as long as the gate is open: once, by whoever has
+    /// made it, before anybody else knows it.
     pub(crate) fn issue(&self, pass: u64) {
+        debug_assert!(self.state() == Self::OPEN && pass != 0);
         // Relaxed, here and below: as in `state`.
         self.pass.store(pass, Ordering::Relaxed);
     }

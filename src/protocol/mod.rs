@@ -14,7 +14,8 @@
 //! ```
 //!
 //! One `AtomicU64` a slot; ownership changes by one compare-and-swap of it, from the exact
-//! word that was read and judged. `word.rs` has the reading of every bit pattern.
+//! word that was read and judged, or that a release must have left. `word.rs` has the reading
+//! of every bit pattern.
 //!
 //! # Transitions
 //!
@@ -25,7 +26,7 @@
 //! |------------------------|--------------------|---------------------------|---------------------|
 //! | vacant, g, q           | (me, g+1, q)       | an acquirer               | `Slot::take`        |
 //! | vacant, g, q           | (me, g+1, Asleep)  | an heir, or after an offer| `Slot::take`        |
-//! | Released, g, Idle      | (me, g+1, Idle)    | who had grant g, by guess | `Slot::take_after`  |
+//! | Released, g, Idle      | (me, g+1, Idle)    | who knows g, by guess     | `Slot::take_after`  |
 //! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
 //! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
 //! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |
@@ -35,7 +36,7 @@
 //! | (me, g, q)             | as it was, g, q'   | the holder, declining     | `Slot::undo`        |
 //! | (dead, g, q)           | Died, g, q'        | the sweep of a session    | `reclaim::sweep`    |
 //! | (any, g, q)            | Forced, g, q'      | an operator               | `Slot::vacate`      |
-//! | abandoned, g           | Released, g        | an operator, acknowledging| `Slot::vacate`      |
+//! | abandoned, g           | Released, g        | an operator, acknowledging| `Slot::acknowledge` |
 //! | (h, g, Idle or Heir)   | (h, g, Asleep)     | a waiter, going to sleep  | `Slot::queue_up`    |
 //! | (h, g, Idle)           | (h, g, Heir)       | a waiter, staying awake   | `Slot::queue_up`    |
 //! | (me, g, Asleep)        | (me, g, Heir)      | the holder, in its turn   | `Slot::queue_up`    |
@@ -50,14 +51,16 @@
 //!
 //! # Invariants
 //!
-//! 1. *One owner.* Only `take` writes an owner, from a word that was vacant or whose owner
-//!    was judged gone, so grants are totally ordered by the word's modification order.
-//! 2. *The token comes with ownership.* `take` counts the generation up in the CAS that
-//!    grants. Nothing else but the raising of a nameless slot's tokens changes it.
+//! 1. *One owner.* Only `take` and `take_after` write an owner, from a word that was vacant or
+//!    whose owner was judged gone, so grants are totally ordered by the word's modification
+//!    order.
+//! 2. *The token comes with ownership.* Both count the generation up in the CAS that grants.
+//!    Nothing else but the raising of a nameless slot's tokens changes it.
 //! 3. *The epoch word lags by one at most.* It holds the generation's high part; the top
 //!    bit of the in-word generation is the epoch's parity and says whether it lags.
 //!    `take` lets nobody cross into an epoch before the epoch word has reached the one
-//!    before, and whoever crosses moves it on before the token is given out.
+//!    before, and whoever crosses moves it on before the token is given out. Under `Released`
+//!    it does not lag at all, so `take_after` need not look.
 //! 4. *A stale guard changes nothing.* A release compares the epoch word and then, by its
 //!    CAS, the whole owner word: all 64 bits of the token. What is left is a guard that was
 //!    revoked, whose thread stops between those two instructions until its own process

@@ -21,7 +21,7 @@ pub enum Site {
     Grant,
     /// The CAS that vacates: releases the critical section to the next [`Site::Grant`].
     Vacate,
-    /// Reading the epoch word before the grant and after it. With [`Site::EpochHelp`]:
+    /// Reading the epoch word before the grant and after it, or after a guess alone. With [`Site::EpochHelp`]:
     /// an epoch that is ahead of a word shows that the word has been replaced.
     Epoch,
     /// The CAS that moves the epoch word on. Releases the helper's reading of the owner

@@ -204,10 +204,6 @@ impl Slot {
     /// two; the reading after gives the token. When both read the same `h`, then `h` was
     /// the epoch word at the CAS: the grant is of epoch `h`, and no wrap of the in-word
     /// generation can pass for it.
-    ///
-    /// An epoch word that looks right for the grant does so for `seen`, too: it would look
-    /// right for the grant alone if that crossed into the next epoch from a lagging one. But
-    /// a lag is made up for at the second grant of an epoch, and an epoch has more than one.
     #[inline(always)]
     pub fn take(&self, seen: OwnerWord, me: Identity, may_leave_sleepers: bool) -> Taken {
         let before = self.epoch.load(ord(Site::Epoch));
@@ -217,7 +213,9 @@ impl Slot {
         } else {
             granted
         };
-        if before & 1 != mine.epoch_parity() {
+        // Of both words at once: as long as both are of the epoch that was read.
+        let parities = (before ^ seen.epoch_parity()) | (before ^ mine.epoch_parity());
+        if parities & 1 != 0 {
             return self.take_across(seen, mine, before);
         }
         self.take_within(seen, mine, before)
@@ -227,11 +225,13 @@ impl Slot {
     /// supposes that the slot is as its release left it. Neither word is read before the CAS,
     /// which decides whether that is so.
     ///
-    /// The reading of the epoch word before is the one of long ago that `token` is from. The
-    /// reading after is enough to tell a word that has come round since: no word that was
-    /// released has an epoch word that lags, because its holder had settled that, and the CAS
-    /// acquires what the holder saw ([`Site::Grant`] with [`Site::Vacate`]). So an epoch word
-    /// that is still `token`'s, or the next where this grant crosses, was it all the time.
+    /// `token` is of a grant of this slot, or the CAS meets no word of its own. The reading of
+    /// the epoch word before is the one of long ago that `token` is from; the reading after is
+    /// enough to tell a word that has come round since, which takes two epochs. For a word that
+    /// says `Released` has no epoch word that lags: its holder had settled that, or the operator
+    /// who acknowledged it ([`Slot::acknowledge`]), and the CAS acquires what that one saw
+    /// ([`Site::Grant`] with [`Site::Vacate`]). So an epoch word that is still `token`'s, or the
+    /// next where this grant crosses, was it all the time.
     #[inline(always)]
     pub fn take_after(&self, token: u64, me: Identity) -> Taken {
         let seen = OwnerWord::released_at(token);
@@ -308,9 +308,9 @@ impl Slot {
         }
     }
 
-    /// After a grant that crossed into a new epoch, or met a moving epoch word: finds the
-    /// epoch of `mine`, and helps it forward before the token is given out. `None` when
-    /// the grant has been revoked.
+    /// After a grant that crossed into a new epoch, met a moving epoch word, or was guessed
+    /// from a word that had come round: finds the epoch of `mine`, and helps it forward before
+    /// the token is given out. `None` when the grant has been revoked.
     #[cold]
     #[inline(never)]
     fn settle(&self, mine: OwnerWord) -> Option<u64> {
@@ -444,6 +444,17 @@ impl Slot {
             },
             Err(_) => Vacated::Lost,
         }
+    }
+
+    /// `abandoned,g -> Released,g`: an operator has seen what was left behind, and it is news
+    /// no more. Whoever left it may have died before it moved the epoch word on, which here
+    /// comes first: [`Slot::take_after`] counts on it.
+    pub fn acknowledge(&self, seen: OwnerWord) -> Vacated {
+        let epoch = self.epoch.load(ord(Site::Epoch));
+        if epoch & 1 != seen.epoch_parity() && self.catch_up(seen, epoch).is_none() {
+            return Vacated::Lost;
+        }
+        self.vacate(seen, Vacancy::Released)
     }
 
     /// Gives back a grant with the predecessor's news as it was: `(me,g) -> what the grant

@@ -292,6 +292,13 @@ pub fn undo(slot: &Slot, grant: Grant, takeover: fn(u32) -> Vacancy, waker: &imp
     finish(slot, slot.undo(grant, takeover), waker)
 }
 
+/// Frees a slot of what was left behind in it; see [`Slot::acknowledge`]. False when the word
+/// had changed.
+#[must_use]
+pub fn acknowledge(slot: &Slot, seen: OwnerWord, waker: &impl Wake) -> bool {
+    finish(slot, slot.acknowledge(seen), waker)
+}
+
 /// Vacates the slot from the exact word `seen`, and wakes a waiter if one may be there.
 /// False when the word had changed.
 #[must_use]

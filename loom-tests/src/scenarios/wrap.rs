@@ -414,6 +414,74 @@ fn crash_twice(start: u64, first: u32, second: u32) {
     done(slot.release(&last, Vacancy::Released));
 }
 
+/// An owner that dies anywhere under the very word that another's guess expects, a wrap later;
+/// an operator who acknowledges its death; the guesser, which dies anywhere, too, and the same
+/// with the next word: all pairs of crash points, and then more grants, one by one.
+#[must_use]
+pub fn acknowledged_and_guessed() -> Model {
+    const STEPS: u32 = 12;
+    Model::new(
+        format!("deaths acknowledged, guesses from them, {STEPS} x {STEPS} crash points"),
+        "a slot that was left to the next has no epoch word that lags",
+        1,
+        |reached| {
+            for (first, second) in (0..STEPS).flat_map(|a| (0..STEPS).map(move |b| (a, b))) {
+                for start in 0..PERIOD {
+                    acknowledge_and_guess(start, first, second, reached);
+                }
+            }
+        },
+    )
+    .long()
+    .reaching(&["granted", "died of it"])
+}
+
+fn acknowledge_and_guess(start: u64, first: u32, second: u32, reached: &Reached) {
+    let world: Arc<World> = World::new(1, 1);
+    let slot = world.slot();
+    let [guesser, mortal, next] = [1, 2, 3].map(|session| Identity::new(9, session));
+    for _ in 0..start {
+        pass(slot, next);
+    }
+    let known = [start + 1, start + 2];
+    for _ in known {
+        pass(slot, guesser);
+    }
+    for _ in 2..PERIOD {
+        pass(slot, next);
+    }
+    let mut grants = start + PERIOD;
+    // What an owner leaves behind that has got so far.
+    let mut left_by = |steps, grant: &dyn Fn() -> Option<Grant>| {
+        let before = slot.owner();
+        let outcome = stop::after(steps, grant);
+        grants += u64::from(slot.owner() != before);
+        if let Some(grant) = outcome.flatten() {
+            assert_eq!(grant.token(), grants);
+            reached.mark("granted");
+        } else if slot.owner() != before {
+            reached.mark("died of it");
+        }
+        if let Owner::Held(gone) = slot.owner().owner() {
+            done(slot.vacate(slot.owner(), Vacancy::Died(gone.pid())));
+            done(slot.acknowledge(slot.owner()));
+        }
+    };
+    left_by(first, &|| Some(take(slot, mortal)));
+    for token in known {
+        left_by(second, &|| match slot.take_after(token, guesser) {
+            Taken::Granted(grant) => Some(grant),
+            Taken::Changed | Taken::Revoked => None,
+        });
+    }
+    for _ in 0..PERIOD {
+        grants += 1;
+        let grant = take(slot, next);
+        assert_eq!(grant.token(), grants);
+        done(slot.release(&grant, Vacancy::Released));
+    }
+}
+
 /// A holder that goes through an epoch, and someone who tries from a word of long ago.
 #[must_use]
 pub fn lagging_helper() -> Model {

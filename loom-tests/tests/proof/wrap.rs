@@ -4,8 +4,8 @@ use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::tiny::scenarios::wrap::{
-    Waits, guesser, guesser_stops, nested_crashes, onlooker, owner_stops, stale_look,
-    stale_release, stale_take, triers_across_epochs,
+    Waits, acknowledged_and_guessed, guesser, guesser_stops, nested_crashes, onlooker, owner_stops,
+    stale_look, stale_release, stale_take, triers_across_epochs,
 };
 
 fn a_stale_release_fails_where_the_word_looks_the_same_again() {
@@ -44,6 +44,10 @@ fn an_owner_that_guesses_may_die_anywhere() {
     }
 }
 
+fn a_guess_from_an_acknowledged_death_is_of_its_own_token() {
+    acknowledged_and_guessed().prove();
+}
+
 fn waiters_cross_epochs_like_anyone() {
     use tiny::{model::Sleep, scenarios::exclusion::two_acquirers};
     for start in 0..4 {
@@ -79,6 +83,7 @@ pub fn parts() -> Vec<Part> {
         a_grant_from_a_word_that_has_come_round_is_one,
         a_grant_by_guess_is_of_its_own_token,
         an_owner_that_guesses_may_die_anywhere,
+        a_guess_from_an_acknowledged_death_is_of_its_own_token,
         waiters_cross_epochs_like_anyone,
         tokens_rise_though_a_grant_dies_unhelped,
         tokens_rise_through_any_two_crash_points_in_a_row,
