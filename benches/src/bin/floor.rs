@@ -37,7 +37,10 @@ struct Lines {
     own: Line,
 }
 
-const CASES: [(&str, fn(&Lines)); 8] = [
+/// Does all the pairs.
+type Pairs = fn(&Lines);
+
+const CASES: [(&str, Pairs); 8] = [
     ("bare", bare),
     ("a load inside", load_inside),
     ("a store inside, same line", store_inside),
