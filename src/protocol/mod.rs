@@ -65,7 +65,9 @@
 //!    CAS, the whole owner word: all 64 bits of the token. What is left is a guard that was
 //!    revoked, whose thread stops between those two instructions until its own process
 //!    owns the slot again with the very same in-word generation, half a wrap (2^27 grants)
-//!    later or more. The models take the bound that no such wrap falls in between.
+//!    later or more. The models take the bound that no such wrap falls in between. So it is
+//!    with a thread that stops between its grant and the reading of the epoch: `Slot::settle`
+//!    knows its own word again by the in-word generation, a whole wrap later as well.
 //! 5. *Nobody sleeps unheard.* Whoever sleeps does so under a word that says `Asleep`, whose
 //!    vacating wakes one, or `Heir`, where one is awake that ends in `Asleep` or in a wake
 //!    (`wait.rs` has the cases). Only `desert` turns a queue back to `Idle`, and wakes
