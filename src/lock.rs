@@ -620,16 +620,22 @@ mod tests {
         assert!(guessed > 0, "no guess was made");
     }
 
-    /// A guess of what was this name's slot is none of what the slot is now.
-    #[test]
-    fn a_handle_that_guesses_finds_its_recycled_name_again() {
+    /// A handle of the only slot's name, about to guess.
+    fn guessing() -> (tempfile::TempDir, LockTable, Lock) {
         let dir = tempfile::tempdir().unwrap();
         let options = LockTable::options().slots(1);
         let table = options.open(dir.path().join("t")).unwrap();
-        let mine = table.lock("mine").unwrap();
+        let lock = table.lock("job").unwrap();
         for _ in 0..3 {
-            drop(mine.acquire().unwrap());
+            drop(lock.acquire().unwrap());
         }
+        (dir, table, lock)
+    }
+
+    /// A guess of what was this name's slot is none of what the slot is now.
+    #[test]
+    fn a_handle_that_guesses_finds_its_recycled_name_again() {
+        let (_dir, table, mine) = guessing();
         assert!(guesses(&mine));
         let before = mine.acquire().unwrap().token();
         let other = table.lock("other").unwrap();
@@ -643,12 +649,7 @@ mod tests {
 
     #[test]
     fn a_handle_that_guesses_is_no_use_in_a_forked_child() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::open(dir.path().join("t")).unwrap();
-        let lock = table.lock("job").unwrap();
-        for _ in 0..3 {
-            drop(lock.acquire().unwrap());
-        }
+        let (_dir, _table, lock) = guessing();
         assert!(guesses(&lock));
         Child::fork(|| {
             let refused = lock.try_acquire().map(drop);
@@ -660,12 +661,7 @@ mod tests {
 
     #[test]
     fn a_handle_that_guesses_gets_nothing_through_a_closed_gate() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::open(dir.path().join("t")).unwrap();
-        let lock = table.lock("job").unwrap();
-        for _ in 0..3 {
-            drop(lock.acquire().unwrap());
-        }
+        let (_dir, _table, lock) = guessing();
         let guard = lock.acquire().unwrap();
         lock.session.gate.close();
         guard.release().unwrap();

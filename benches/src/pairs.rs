@@ -95,13 +95,8 @@ pub fn measure(peers: &[Name], rounds: u32) -> Result<Vec<Row>, Failure> {
     }
     let bare = lanes[0].nanoseconds.clone();
     for lane in lanes {
-        let ratios = lane
-            .nanoseconds
-            .iter()
-            .zip(&bare)
-            .map(|(own, bare)| own / bare);
-        let ratio = Sample::new(ratios.collect());
-        let pair = Sample::new(lane.nanoseconds.clone());
+        let ratio = Sample::of_ratios(&lane.nanoseconds, &bare);
+        let pair = Sample::new(lane.nanoseconds);
         let key = lane.peer.key();
         rows.push(Row::new(WORKLOAD, key, "pair", "ns", &pair));
         rows.push(Row::new(WORKLOAD, key, "over bare", "ratio", &ratio));

@@ -50,8 +50,7 @@ pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
     }
     let flock = commands[1].2.clone();
     let rows = commands.into_iter().flat_map(|(name, _, taken)| {
-        let ratios = taken.iter().zip(&flock).map(|(own, flock)| own / flock);
-        let ratio = Sample::new(ratios.collect());
+        let ratio = Sample::of_ratios(&taken, &flock);
         [
             Row::new(WORKLOAD, name, "whole process", "us", &Sample::new(taken)),
             Row::new(WORKLOAD, name, "over flock", "ratio", &ratio),

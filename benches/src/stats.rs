@@ -20,6 +20,13 @@ impl Sample {
         Self(values)
     }
 
+    /// What each measurement is to the one that was taken in the same round: noise that falls on
+    /// both moves that far less.
+    #[must_use]
+    pub fn of_ratios(own: &[f64], base: &[f64]) -> Self {
+        Self::new(own.iter().zip(base).map(|(own, base)| own / base).collect())
+    }
+
     /// The measurement below which this share of the others lies, from 0.0 to 1.0.
     #[must_use]
     pub fn quantile(&self, share: f64) -> f64 {

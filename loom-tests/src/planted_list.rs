@@ -126,8 +126,8 @@ pub const PLANTED: &[Bug] = &[
         story: "A grant that does not wait for the epoch word to catch up.",
         world: "tiny",
         file: "slot.rs",
-        right: &["if before & 1 != seen.epoch_parity() {"],
-        wrong: &["if false {"],
+        right: &["if before & 1 == seen.epoch_parity() {"],
+        wrong: &["if true {"],
         scenarios: &["wrap"],
     },
     Bug {
@@ -149,8 +149,8 @@ pub const PLANTED: &[Bug] = &[
         story: "An operator who leaves the epoch word of a dead grant where it was.",
         world: "tiny",
         file: "slot.rs",
-        right: &["if epoch & 1 != seen.epoch_parity() && self.catch_up(seen, epoch).is_none() {"],
-        wrong: &["if epoch == u64::MAX {"],
+        right: &["match self.catch_up(seen, self.epoch.load(ord(Site::Epoch))) {"],
+        wrong: &["match Some(self.epoch.load(ord(Site::Epoch))) {"],
         scenarios: &["wrap"],
     },
     Bug {

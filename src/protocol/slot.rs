@@ -276,21 +276,21 @@ impl Slot {
     #[cold]
     #[inline(never)]
     fn take_across(&self, seen: OwnerWord, mine: OwnerWord, before: u64) -> Taken {
-        let mut epoch = before;
-        if before & 1 != seen.epoch_parity() {
-            match self.catch_up(seen, before) {
-                Some(caught_up) => epoch = caught_up,
-                None => return Taken::Changed,
-            }
+        match self.catch_up(seen, before) {
+            Some(epoch) => self.take_within(seen, mine, mine.epoch_from(epoch)),
+            None => Taken::Changed,
         }
-        self.take_within(seen, mine, mine.epoch_from(epoch))
     }
 
-    /// Moves a lagging epoch word up to `seen`'s epoch, and returns that epoch; `None`
-    /// when the owner word is no longer `seen`.
+    /// Moves the epoch word, read as `before`, up to `seen`'s epoch if it lags, and returns that
+    /// epoch; `None` when the owner word is no longer `seen`.
     #[cold]
     #[inline(never)]
-    fn catch_up(&self, seen: OwnerWord, lagging: u64) -> Option<u64> {
+    fn catch_up(&self, seen: OwnerWord, before: u64) -> Option<u64> {
+        if before & 1 == seen.epoch_parity() {
+            return Some(before);
+        }
+        let lagging = before;
         // `lagging` was read between two readings of `seen`. An epoch word ahead of `seen`
         // would have shown a newer owner word here (Epoch pairs with EpochHelp), so it is
         // behind, and helping cannot overshoot.
@@ -450,11 +450,10 @@ impl Slot {
     /// no more. Whoever left it may have died before it moved the epoch word on, which here
     /// comes first: [`Slot::take_after`] counts on it.
     pub fn acknowledge(&self, seen: OwnerWord) -> Vacated {
-        let epoch = self.epoch.load(ord(Site::Epoch));
-        if epoch & 1 != seen.epoch_parity() && self.catch_up(seen, epoch).is_none() {
-            return Vacated::Lost;
+        match self.catch_up(seen, self.epoch.load(ord(Site::Epoch))) {
+            Some(_) => self.vacate(seen, Vacancy::Released),
+            None => Vacated::Lost,
         }
-        self.vacate(seen, Vacancy::Released)
     }
 
     /// Gives back a grant with the predecessor's news as it was: `(me,g) -> what the grant
@@ -544,6 +543,18 @@ mod tests {
     #[test]
     fn guessed_tokens_go_up_by_one_across_an_epoch() {
         across_an_epoch(|slot, last, me| slot.take_after(last, me));
+    }
+
+    /// Which a namer can leave that dies while it raises a slot's tokens to the last of an epoch.
+    #[test]
+    fn a_grant_that_crosses_makes_up_for_an_epoch_word_that_lags_already() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        let last = (2 << super::super::word::EPOCH_SHIFT) - 1;
+        slot.owner
+            .store(OwnerWord::released_at(last).bits(), Ordering::Relaxed);
+        assert_eq!(slot.view().unwrap().token, last);
+        assert_eq!(take(&slot, me).token(), last + 1);
+        assert_eq!(slot.epoch.load(Ordering::Relaxed), 2);
     }
 
     fn across_an_epoch(take: impl Fn(&Slot, u64, Identity) -> Taken) {

@@ -71,11 +71,10 @@ fn main() -> Result<(), Failure> {
     }
     println!("{:<28} {:>9} {:>9}", "", "ns a pair", "x bare");
     for ((name, _), own) in CASES.iter().zip(&taken) {
-        let ratios = own.iter().zip(&taken[0]).map(|(own, bare)| own / bare);
         println!(
             "{name:<28} {:>9.1} {:>9.2}",
             Sample::new(own.clone()).median(),
-            Sample::new(ratios.collect()).median()
+            Sample::of_ratios(own, &taken[0]).median()
         );
     }
     Ok(())
