@@ -39,7 +39,8 @@ pub struct NamingWords {
     floor: AtomicU64,
     /// The slot being renamed, 0 if none.
     intent: AtomicU64,
-    /// Slots below this have been used; the rest are untouched.
+    /// The next to be used of the slots in their order of use ([`slot_in_order`]); it and the
+    /// rest are untouched.
     fresh: AtomicU64,
     /// Where the search for an idle name goes on.
     hand: AtomicU64,
@@ -316,6 +317,23 @@ const fn entry_of(hash: u64, slot: u32) -> u64 {
     hash & 0xffff_ffff_0000_0000 | slot as u64
 }
 
+/// The slot that is `nth` to be used of a table's `count`: every second one first, then those
+/// between. Nothing, once all are used.
+///
+/// Processors fetch cache lines by pairs, so what one core does to a line costs whoever uses
+/// its neighbour (crossbeam's `CachePadded` is two lines wide for that reason). As long as a
+/// table is not half full, no two of its locks are neighbours.
+fn slot_in_order(nth: u64, count: usize) -> Option<u32> {
+    let count = count as u64;
+    let seconds = count.saturating_sub(1) / 2;
+    let slot = match nth {
+        _ if nth >= count => return None,
+        _ if nth <= seconds => 2 * nth,
+        _ => 2 * (nth - seconds) - 1,
+    };
+    u32::try_from(slot).ok()
+}
+
 /// The parts of a table that naming works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
@@ -444,13 +462,10 @@ impl<'a> Names<'a> {
     /// Takes a slot for a new name: one never used, or nameless, or else idle.
     fn claim(&self, me: Identity) -> Option<u32> {
         let fresh = self.naming.fresh.load(Ordering::Relaxed).max(1);
-        if let Some(words) = usize::try_from(fresh)
-            .ok()
-            .and_then(|slot| self.slots.get(slot))
-        {
+        if let Some(slot) = slot_in_order(fresh, self.slots.len()) {
             self.naming.fresh.swap(fresh + 1, Ordering::Relaxed);
-            if self.claim_slot(fresh as u32, words, me) {
-                return Some(fresh as u32);
+            if self.claim_slot(slot, &self.slots[slot as usize], me) {
+                return Some(slot);
             }
         }
         // Each round that fails to claim lost its slot to an acquirer just then.
@@ -621,5 +636,32 @@ impl<'a> Names<'a> {
                 record.len.swap(0, Ordering::Relaxed);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_is_used_once_and_no_neighbours_while_the_table_is_half_empty() {
+        for count in 1..20 {
+            let mut slots: Vec<u32> = (0..count as u64)
+                .map(|nth| slot_in_order(nth, count).unwrap())
+                .collect();
+            assert_eq!(slots[0], NamingWords::SLOT, "which has no name");
+            let first_half = &slots[..count.div_ceil(2)];
+            assert!(first_half.iter().all(|slot| slot % 2 == 0), "{slots:?}");
+            slots.sort_unstable();
+            assert_eq!(slots, (0..count as u32).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn no_number_that_a_file_can_hold_leads_past_the_slots() {
+        for nth in [5, 6, u64::from(u32::MAX) + 1, u64::MAX] {
+            assert_eq!(slot_in_order(nth, 5), None);
+        }
+        assert_eq!(slot_in_order(0, 0), None);
     }
 }
