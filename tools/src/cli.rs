@@ -238,8 +238,8 @@ pub(crate) enum OnAbandoned {
 #[derive(Debug, Args)]
 #[command(after_help = CREATE_HELP)]
 pub(crate) struct Create {
-    /// Where the table's file is to be
-    pub(crate) path: PathBuf,
+    /// Where the table's file is to be (or say it by --table)
+    pub(crate) path: Option<PathBuf>,
     /// How many lock names it has room for
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub(crate) slots: u32,

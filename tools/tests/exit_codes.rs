@@ -174,6 +174,28 @@ fn a_table_that_cannot_be_created_is_73() {
 }
 
 #[test]
+fn a_new_tables_path_is_named_once_either_way() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--table", "one.table"]);
+    sandbox.ok(&["--table", "two.table", "create"]);
+    for name in ["one.table", "two.table"] {
+        sandbox.ok(&["--table", name, "run", "job", "--", "true"]);
+    }
+    let twice = sandbox.run(&["create", "three.table", "--table", "four.table"]);
+    assert_eq!(twice.code(), 64, "{twice:?}");
+    let paths = ["three.table", "four.table"];
+    for name in paths {
+        assert!(twice.stderr.contains(name), "{twice:?}");
+        assert!(!sandbox.path().join(name).exists());
+    }
+    // The sandbox's environment names a table, which is not meant here.
+    let nowhere = sandbox.run(&["create", "--slots", "9"]);
+    assert_eq!(nowhere.code(), 64, "{nowhere:?}");
+    assert!(nowhere.stderr.contains("caslock create"), "{nowhere:?}");
+    assert!(!sandbox.table().exists());
+}
+
+#[test]
 fn a_file_that_is_not_to_be_trusted_is_77() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "test.table"]);

@@ -1,5 +1,6 @@
 //! `caslock create`: a table with numbers of one's own.
 
+use std::path::Path;
 use std::time::Duration;
 
 use caslock::{LockTable, Reclaim};
@@ -10,16 +11,29 @@ use crate::exit_code::{ExitCode, Refusal};
 
 const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
-pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
+pub(crate) fn create(table: Option<&Path>, args: &Create) -> anyhow::Result<ExitCode> {
+    let path = match (args.path.as_deref(), table) {
+        (Some(path), None) | (None, Some(path)) => path,
+        (Some(path), Some(table)) => {
+            let (path, table) = (path.display(), table.display());
+            return Err(usage(format!(
+                "two paths for one new table, {path} and --table {table}: name one"
+            )));
+        }
+        // Neither the environment's nor the default: what is made here, others have to find.
+        (None, None) => {
+            return Err(usage("name the new table's file: caslock create <PATH>"));
+        }
+    };
     let reclaim = match (args.reclaim, args.lease) {
         (ReclaimPolicy::OnExpiry, lease) => Reclaim::OnExpiry {
             lease: lease.unwrap_or(DEFAULT_LEASE),
         },
         (ReclaimPolicy::OnDeath, None) => Reclaim::OnDeath,
         (ReclaimPolicy::OnDeath, Some(_)) => {
-            let message =
-                "--lease goes with --reclaim on-expiry: on-death never looks at the clock";
-            return Err(Refusal::new(ExitCode::Usage, message).into());
+            return Err(usage(
+                "--lease goes with --reclaim on-expiry: on-death never looks at the clock",
+            ));
         }
     };
     LockTable::options()
@@ -27,7 +41,11 @@ pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
         .sessions(args.sessions)
         .reclaim(reclaim)
         .mode(args.mode)
-        .create(&args.path)
-        .map_err(|error| cannot_create(&args.path, error))?;
+        .create(path)
+        .map_err(|error| cannot_create(path, error))?;
     Ok(ExitCode::Success)
+}
+
+fn usage(message: impl Into<String>) -> anyhow::Error {
+    Refusal::new(ExitCode::Usage, message).into()
 }

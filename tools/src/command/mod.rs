@@ -23,7 +23,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let table = cli.table;
     match cli.verb {
         Verb::Run(args) => run::run(table, &args),
-        Verb::Create(args) => create::create(&args),
+        Verb::Create(args) => create::create(table.as_deref(), &args),
         Verb::Ls(args) => ls::ls(&table_path::to_read(table)?, &args),
         Verb::Show(args) => show::show(&table_path::to_read(table)?, &args),
         Verb::ForceRelease(args) => {
