@@ -53,7 +53,8 @@ use crate::sync::{AtomicU64, GENERATION_BITS, NAME_WORDS, NOTE_WORDS, Ordering, 
 use crate::table::Reclaim;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"caslock\n");
-const VERSION: u64 = 1;
+/// 2: slots come into use in another order, which the count of those in use tells.
+const VERSION: u64 = 2;
 /// The feature bits that this build knows.
 const FEATURES: u64 = 0;
 
@@ -587,7 +588,12 @@ mod tests {
             refusal(&[(word_of!(magic), 0)]),
             Refusal::NotATable(_)
         ));
-        for change in [(word_of!(version), 2), (word_of!(signature), 3)] {
+        let (older, newer) = (VERSION - 1, VERSION + 1);
+        for change in [
+            (word_of!(version), older),
+            (word_of!(version), newer),
+            (word_of!(signature), 3),
+        ] {
             assert!(
                 matches!(refusal(&[change]), Refusal::Format(_)),
                 "{change:?}"
