@@ -641,7 +641,81 @@ impl<'a> Names<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sync::AtomicU32;
     use super::*;
+
+    const COUNT: usize = 6;
+
+    struct Memory {
+        naming: NamingWords,
+        index: [AtomicU64; 16],
+        slots: [Slot; COUNT],
+        records: [NameRecord; COUNT],
+    }
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake_one(&self, _: &AtomicU32) -> bool {
+            false
+        }
+    }
+
+    impl Memory {
+        fn new() -> Self {
+            Self {
+                naming: NamingWords::new(),
+                index: std::array::from_fn(|_| AtomicU64::new(0)),
+                slots: std::array::from_fn(|_| Slot::new()),
+                records: std::array::from_fn(|_| NameRecord::new()),
+            }
+        }
+
+        /// Creates a name under the naming lock, and says in which slot.
+        fn create(&self, name: u8) -> Result<u32, Full> {
+            let me = Identity::new(1, 0);
+            let naming_lock = &self.slots[NamingWords::SLOT as usize];
+            let Taken::Granted(grant) = naming_lock.take(naming_lock.owner(), me, false) else {
+                panic!("nobody else is about");
+            };
+            let names = Names {
+                naming: &self.naming,
+                index: &self.index,
+                slots: &self.slots,
+                records: &self.records,
+            };
+            let key = Key::new(&[name], u64::from(name) << 32).unwrap();
+            let created = names.find_or_create(&key, me, &Nobody);
+            let _ = naming_lock.release(&grant, Vacancy::Released);
+            created.map(|found| found.slot)
+        }
+    }
+
+    #[test]
+    fn names_take_the_slots_in_their_order() {
+        let memory = Memory::new();
+        let slots: Vec<u32> = (1..COUNT as u8)
+            .map(|name| memory.create(name).unwrap())
+            .collect();
+        assert_eq!(slots, [2, 4, 1, 3, 5]);
+    }
+
+    /// As a scribbled table may have it.
+    #[test]
+    fn a_slot_that_is_next_and_held_stays_its_holders() {
+        let memory = Memory::new();
+        let next = &memory.slots[2];
+        assert!(matches!(
+            next.take(next.owner(), Identity::new(2, 1), false),
+            Taken::Granted(_)
+        ));
+        let held = next.owner();
+        let slots: Vec<u32> = (1..COUNT as u8 - 1)
+            .map(|name| memory.create(name).unwrap())
+            .collect();
+        assert!(!slots.contains(&2), "{slots:?}");
+        assert_eq!(next.owner(), held);
+    }
 
     #[test]
     fn every_slot_is_used_once_and_no_neighbours_while_the_table_is_half_empty() {
