@@ -236,9 +236,19 @@ pub(crate) struct Blocking<'a> {
     /// Since when this holder has been waited for without a certificate.
     blind: Option<(Identity, u64)>,
     rest: Option<Rest>,
-    shown: bool,
+    shown: Shown,
     watched: bool,
     pub(crate) cause: Cause,
+}
+
+/// Whether people can see that this thread waits.
+#[derive(PartialEq, Eq)]
+enum Shown {
+    NotYet,
+    /// In this entry of the session's record.
+    In(usize),
+    /// The session waits for more slots than its record has entries.
+    NoRoom,
 }
 
 /// What an heir has seen of those who barge in before it.
@@ -270,7 +280,7 @@ impl<'a> Blocking<'a> {
             dying_ns: 0,
             blind: None,
             rest: None,
-            shown: false,
+            shown: Shown::NotYet,
             watched: false,
             cause: Cause::Vacancy,
         }
@@ -450,9 +460,11 @@ impl<'a> Blocking<'a> {
         let Some(certificate) = self.certificate(holder) else {
             return Ended::Again;
         };
-        if !self.shown {
-            self.shown = true;
-            self.session.show_waiting(self.place.slot, 1);
+        if self.shown == Shown::NotYet {
+            self.shown = match self.session.record().begin_wait(self.place.slot) {
+                Some(entry) => Shown::In(entry),
+                None => Shown::NoRoom,
+            };
         }
         let value = certificate.load(Ordering::Relaxed);
         let now_ns = clock::now_ns();
@@ -529,8 +541,8 @@ fn pause(turn: u32) {
 
 impl Drop for Blocking<'_> {
     fn drop(&mut self) {
-        if self.shown {
-            self.session.show_waiting(self.place.slot, -1);
+        if let Shown::In(entry) = self.shown {
+            self.session.record().end_wait(entry);
         }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {

@@ -61,7 +61,6 @@ pub(crate) struct Shared {
     /// How often its threads spin before they sleep.
     pub(crate) spins: Spins,
     watches: Mutex<HashMap<u32, Watch>>,
-    waits: Mutex<HashMap<u32, u32>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
@@ -172,7 +171,6 @@ impl Session {
             coarse_ms: AtomicU64::new(now_ms),
             stopping: AtomicU32::new(0),
             watches: Mutex::default(),
-            waits: Mutex::default(),
             turns: Turns::default(),
             spins: Spins::default(),
             lost_calls: Mutex::default(),
@@ -385,18 +383,6 @@ impl Shared {
 
     pub(crate) fn forget_watch(&self, slot: u32) {
         self.watches.lock().remove(&slot);
-    }
-
-    /// Counts a thread of this process in or out of the waiters for `slot`.
-    pub(crate) fn show_waiting(&self, slot: u32, by: i32) {
-        let mut waits = self.waits.lock();
-        let count = waits.entry(slot).or_insert(0);
-        *count = count.saturating_add_signed(by);
-        let count = *count;
-        if count == 0 {
-            waits.remove(&slot);
-        }
-        self.record().show_waiting(slot, count);
     }
 
     /// Has `call` called when the grant is found revoked.

@@ -58,6 +58,9 @@ pub struct Credentials {
 
 const SHARES_WITNESS: u64 = 1 << 32;
 
+/// One thread, in an entry of those that wait.
+const ONE_WAITER: u64 = 1 << 32;
+
 /// How much of the beat word counts one session's heartbeats.
 const BEATS_BITS: u32 = 32;
 const BEATS_MASK: u64 = (1 << BEATS_BITS) - 1;
@@ -245,38 +248,53 @@ impl SessionRecord {
         &self.notice
     }
 
-    /// Shows, for people, that `count` threads of this session wait for `slot` (0: none
-    /// any more). Only the session's own threads call it, one at a time.
+    /// Counts one more thread that waits for `slot`, for people to see, and says in which
+    /// entry. `None`: the session waits for more slots at once than it has entries.
     ///
-    /// A session that waits for more slots at once than it has entries shows the first.
-    pub fn show_waiting(&self, slot: u32, count: u32) {
-        let is_entry_of = |entry: &&AtomicU64| {
-            let value = entry.load(Ordering::Relaxed);
-            value != 0 && value as u32 == slot
+    /// Two threads that come at once may take an entry each: those of one slot add up.
+    pub fn begin_wait(&self, slot: u32) -> Option<usize> {
+        let count = |value: u64| match value {
+            0 => Some(ONE_WAITER | u64::from(slot)),
+            _ if value as u32 == slot => Some(value.wrapping_add(ONE_WAITER)),
+            _ => None,
         };
-        let unused = |entry: &&AtomicU64| entry.load(Ordering::Relaxed) == 0;
-        let mut entries = self.waits.iter();
-        if let Some(entry) = entries
-            .clone()
-            .find(is_entry_of)
-            .or_else(|| entries.find(unused))
-        {
-            let value = if count == 0 {
-                0
-            } else {
-                u64::from(count) << 32 | u64::from(slot)
-            };
-            entry.swap(value, Ordering::Relaxed);
-        }
+        self.waits.iter().position(|entry| change(entry, count))
     }
 
-    /// The slots that this session shows to wait for, with how many threads.
+    /// Counts one out that [`begin_wait`](Self::begin_wait) has counted in there.
+    pub fn end_wait(&self, entry: usize) {
+        let count = |value: u64| {
+            let left = value.checked_sub(ONE_WAITER);
+            left.filter(|&left| left >= ONE_WAITER).or(Some(0))
+        };
+        change(&self.waits[entry], count);
+    }
+
+    /// The slots that this session shows to wait for, with how many threads; a slot may come
+    /// twice.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, u32)> {
         self.waits
             .iter()
             .map(|entry| entry.load(Ordering::Relaxed))
             .filter(|&value| value != 0)
             .map(|value| (value as u32, (value >> 32) as u32))
+    }
+}
+
+/// Changes a word to what `next` makes of it; false if that is nothing.
+fn change(word: &AtomicU64, next: impl Fn(u64) -> Option<u64>) -> bool {
+    loop {
+        let seen = word.load(Ordering::Relaxed);
+        let Some(next) = next(seen) else {
+            return false;
+        };
+        // It fails only as often as others change the word meanwhile.
+        if word
+            .compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            return true;
+        }
     }
 }
 
@@ -425,11 +443,44 @@ mod tests {
     #[test]
     fn waiting_threads_show_and_stop_showing() {
         let record = SessionRecord::new();
-        record.show_waiting(4, 1);
-        record.show_waiting(9, 2);
-        record.show_waiting(4, 2);
-        assert_eq!(record.waiting().collect::<Vec<_>>(), [(4, 2), (9, 2)]);
-        record.show_waiting(4, 0);
+        let entries = [4, 9, 4, 9, 9].map(|slot| record.begin_wait(slot).unwrap());
+        assert_eq!(record.waiting().collect::<Vec<_>>(), [(4, 2), (9, 3)]);
+        record.end_wait(entries[0]);
+        record.end_wait(entries[1]);
+        assert_eq!(record.waiting().collect::<Vec<_>>(), [(4, 1), (9, 2)]);
+        record.end_wait(entries[2]);
         assert_eq!(record.waiting().collect::<Vec<_>>(), [(9, 2)]);
+        assert_eq!(
+            record.begin_wait(0),
+            Some(entries[2]),
+            "an entry that is free again"
+        );
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_one_slot_too_many_does_not_show() {
+        let record = SessionRecord::new();
+        for slot in 0..WAIT_ENTRIES {
+            assert_eq!(record.begin_wait(slot as u32), Some(slot));
+        }
+        assert_eq!(record.begin_wait(u32::MAX), None);
+        assert_eq!(record.begin_wait(0), Some(0), "one that shows already");
+    }
+
+    #[test]
+    fn threads_that_come_and_go_at_once_leave_nothing_to_show() {
+        let record = SessionRecord::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for turn in 0..20_000 {
+                        let entry = record.begin_wait(turn % 3).expect("there is room");
+                        assert!(record.waiting().any(|(slot, _)| slot == turn % 3));
+                        record.end_wait(entry);
+                    }
+                });
+            }
+        });
+        assert_eq!(record.waiting().count(), 0);
     }
 }
