@@ -11,111 +11,12 @@ use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
 use crate::protocol::names::{NamingWords, Resolved};
 use crate::protocol::session::SessionRecord;
-use crate::protocol::slot::{Slot, SlotView};
+use crate::protocol::slot::{Grant, Slot, SlotView};
 use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
 use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use crate::session::{Session, nanos};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 use crate::view::{Futex, Kin, now_ms};
-
-/// For how long a process barges in before an heir. Each handover costs some microseconds,
-/// so this bounds what fairness costs.
-const TURN_NS: u64 = 300_000;
-
-/// How many grants lie between two looks at the clock by a process that barges in; a power
-/// of two.
-const GRANTS_A_LOOK: u64 = 16;
-
-/// When this process's turn at a slot began: when it last got it from another.
-///
-/// For a few slots at a time. Of slots that share an entry, the turn at all but the last is
-/// over: were it begun anew by another slot's, it might never end.
-#[derive(Default)]
-pub(crate) struct Turns([AtomicU64; 8]);
-
-/// An entry is the time in microseconds, as far as there is room, over the slot's number.
-const TURN_SLOT_BITS: u32 = 24;
-
-impl Turns {
-    fn of(&self, slot: u32) -> &AtomicU64 {
-        &self.0[slot as usize % self.0.len()]
-    }
-
-    fn entry(slot: u32) -> u64 {
-        (clock::now_ns() / 1_000) << TURN_SLOT_BITS | u64::from(slot)
-    }
-
-    /// A turn begins: the slot was waited for, and another process had it.
-    pub(crate) fn begin(&self, slot: u32) {
-        self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
-    }
-
-    /// The slot is offered to the heir: the turn at it, if there was one, is over.
-    pub(crate) fn end(&self, slot: u32) {
-        let entry = self.of(slot);
-        if entry.load(Ordering::Relaxed) & ((1 << TURN_SLOT_BITS) - 1) == u64::from(slot) {
-            entry.store(u64::from(slot), Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the last turn at the slot ended, and no other has begun.
-    fn has_ended(&self, slot: u32) -> bool {
-        self.of(slot).load(Ordering::Relaxed) == u64::from(slot)
-    }
-
-    /// Whether the process has had its turn at the slot that it holds by `grant`.
-    ///
-    /// Behind one that sleeps the clock is always looked at: the release makes a system call,
-    /// and one that holds for long would take long to come to the next look.
-    pub(crate) fn is_over(&self, slot: u32, grant: OwnerWord, queue: Queue) -> bool {
-        if queue != Queue::Asleep && !grant.generation().is_multiple_of(GRANTS_A_LOOK) {
-            return false;
-        }
-        let (now, begun) = (Self::entry(slot), self.of(slot).load(Ordering::Relaxed));
-        let is_of_this_slot = (now ^ begun) & ((1 << TURN_SLOT_BITS) - 1) == 0;
-        // Of one slot only the times differ, and what wraps there, wraps in both.
-        !is_of_this_slot || now.wrapping_sub(begun) >> TURN_SLOT_BITS > TURN_NS / 1_000
-    }
-}
-
-/// How often newcomers pause before they sleep, by what has come of it lately.
-///
-/// A spin before a long sleep costs more than its own time: the kernel is in no hurry to run
-/// a thread again that has just used its processor, so the wake takes longer, too.
-///
-/// For a few slots at a time: those that share an entry mistake each other's waits for theirs,
-/// which costs a spin too long or too short.
-#[derive(Default)]
-pub(crate) struct Spins([AtomicU32; 16]);
-
-impl Spins {
-    /// An entry is how many of the last waits in a row were long, up to this.
-    const MOST_LONG: u32 = 2;
-
-    fn of(&self, slot: u32) -> &AtomicU32 {
-        &self.0[slot as usize % self.0.len()]
-    }
-
-    /// How often to pause at the slot: half as often after each long wait. What is left in
-    /// the end still shows a holder that comes and goes faster than anybody goes to sleep.
-    fn at(&self, slot: u32) -> u32 {
-        MOST_SPINS >> self.of(slot).load(Ordering::Relaxed)
-    }
-
-    /// A wait is over that went on for so long after its pauses.
-    fn note(&self, slot: u32, slept_ns: u64) {
-        let entry = self.of(slot);
-        let was = entry.load(Ordering::Relaxed);
-        let long = if slept_ns < SHORT_SLEEP_NS {
-            0
-        } else {
-            (was + 1).min(Self::MOST_LONG)
-        };
-        if long != was {
-            entry.store(long, Ordering::Relaxed);
-        }
-    }
-}
 
 /// How long to wait.
 #[derive(Clone, Copy)]
@@ -172,13 +73,6 @@ const HEIR_YIELDS_NS: u64 = 4_000;
 /// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
-/// How often a newcomer pauses before it sleeps, at most; the pauses grow to the power of two
-/// below.
-const MOST_SPINS: u32 = 12;
-
-/// A sleep that a somewhat longer spin would have spared.
-const SHORT_SLEEP_NS: u64 = 20_000;
-
 /// The longest pause is two to the power of this, in turns of the processor's own.
 const MAX_PAUSE_SHIFT: u32 = 7;
 
@@ -228,6 +122,8 @@ pub(crate) struct Blocking<'a> {
     /// such looks in a row that process had come back for it.
     looked_at: OwnerWord,
     keeps: u32,
+    /// The word at the last look that something was learned from, and when that was.
+    last_look: Option<(OwnerWord, u64)>,
     heir: Heir,
     /// When to ask next whether the holder is dead, though its certificate is intact.
     ask_ns: u64,
@@ -266,15 +162,16 @@ impl<'a> Blocking<'a> {
             place,
             patience,
             spins: 0,
-            most_spins: session.spins.at(place.slot),
+            most_spins: session.contention.spins.at(place.slot),
             asleep_ns: 0,
             spun_on: 0,
             deferrals: 0,
             defers_until_ns: 0,
-            had_turn: session.turns.has_ended(place.slot),
+            had_turn: session.contention.turns.has_ended(place.slot),
             trusted: 0,
             looked_at: OwnerWord::from_bits(0),
             keeps: 0,
+            last_look: None,
             heir: Heir::default(),
             ask_ns: 0,
             dying_ns: 0,
@@ -384,14 +281,49 @@ impl<'a> Blocking<'a> {
         self.session.silence(slot, held, holder, now_ns) >= nanos(lease)
     }
 
+    fn is_occupancy_low(&self) -> bool {
+        self.session.contention.occupancy.is_low(self.place.slot)
+    }
+
+    /// Learns from a look at a slot that others wait for, and from the look before it, how much
+    /// of the time the slot is held.
+    ///
+    /// Not from a first look, which comes because the slot was not to be had.
+    pub(crate) fn learn(&mut self, seen: OwnerWord, now_ns: u64) {
+        let Some((before, since_ns)) = self.last_look else {
+            self.last_look = Some((seen, now_ns));
+            return;
+        };
+        let grants = seen.generations_since(before);
+        // Of one and the same grant a second look says nothing new.
+        if let Some(period_ns) = now_ns.saturating_sub(since_ns).checked_div(grants) {
+            self.last_look = Some((seen, now_ns));
+            let is_held = matches!(seen.owner(), Owner::Held(_));
+            let occupancy = &self.session.contention.occupancy;
+            occupancy.look(self.place.slot, is_held, period_ns);
+        }
+    }
+
+    /// Learns from the word that a grant after a sleep has replaced. Not from an offer: then
+    /// this waiter was called because the slot is free.
+    pub(crate) fn learn_from(&mut self, grant: &Grant) {
+        let is_offer = grant.from().owner() == Owner::Vacant(Vacancy::Offered);
+        if self.asleep_ns != 0 && !is_offer {
+            self.learn(grant.from(), clock::now_ns());
+        }
+    }
+
     /// Pauses while the slot is kept by process `pid`, unless it had its chance before.
     fn defer_to_last(&mut self, seen: OwnerWord, pid: u32) -> Defer {
         let is_attempt = matches!(self.patience, Patience::None);
-        if self.had_turn && !is_attempt {
+        let is_ours = pid == self.session.identity.pid();
+        if !is_ours {
+            self.learn(seen, clock::now_ns());
+        }
+        if self.had_turn && !is_attempt && !self.is_occupancy_low() {
             return Defer::Sleep;
         }
-        let is_ours = pid == self.session.identity.pid();
-        if is_ours || self.looked_at == seen || is_attempt {
+        if is_ours || self.looked_at == seen || is_attempt || self.is_occupancy_low() {
             return Defer::Take;
         }
         let returned = self.looked_at.generation() != seen.generation();
@@ -408,6 +340,9 @@ impl<'a> Blocking<'a> {
             pause(self.deferrals);
             self.deferrals += 1;
             return Defer::Look;
+        }
+        if self.is_occupancy_low() {
+            return Defer::Take;
         }
         let is_attempt = matches!(self.patience, Patience::None);
         if self.had_turn && !is_attempt {
@@ -549,7 +484,10 @@ impl Drop for Blocking<'_> {
                 0 => 0,
                 since_ns => clock::now_ns().saturating_sub(since_ns),
             };
-            self.session.spins.note(self.place.slot, slept_ns);
+            self.session
+                .contention
+                .spins
+                .note(self.place.slot, slept_ns);
         }
         // Without a grant the watch stays: the next attempt goes on with it.
         if self.watched
@@ -573,13 +511,19 @@ impl Waiting for Blocking<'_> {
         if matches!(self.patience, Patience::None) || self.spins >= self.most_spins {
             return Spin::Sleep;
         }
-        if self.spins > 0 && self.spun_on != held.generation() {
-            // Who has had its turn and offered the slot leaves the processor to others.
-            return if self.deferrals == 0 {
-                Spin::Stay
-            } else {
-                Spin::Sleep
-            };
+        if !self.is_occupancy_low() {
+            // Behind others who wait, a spin would only jump the queue.
+            if held.queue() != Queue::Idle {
+                return Spin::Sleep;
+            }
+            if self.spins > 0 && self.spun_on != held.generation() {
+                // Who has had its turn and offered the slot leaves the processor to others.
+                return if self.deferrals == 0 {
+                    Spin::Stay
+                } else {
+                    Spin::Sleep
+                };
+            }
         }
         self.spun_on = held.generation();
         pause(self.spins);
@@ -596,6 +540,7 @@ impl Waiting for Blocking<'_> {
 
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
+        self.learn(held, now_ns);
         let heir = &mut self.heir;
         if heir.same_since_ns == 0 || heir.generation != held.generation() {
             heir.generation = held.generation();
@@ -630,6 +575,9 @@ impl Waiting for Blocking<'_> {
             return Err(Stop::Corrupt(held));
         }
         let now_ns = clock::now_ns();
+        if self.last_look.is_none() {
+            self.learn(held, now_ns);
+        }
         if self.should_ask(holder, now_ns) && self.is_proven_dead(holder) {
             self.cause = Cause::Death;
             return Ok(Verdict::Gone);
@@ -679,19 +627,73 @@ impl Waiting for Blocking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::LockTable;
+
+    /// The words of a slot from its 5th grant on, each held and then kept by process 7.
+    fn words(grants: u64) -> [OwnerWord; 2] {
+        let released = OwnerWord::released_at(4 + grants);
+        let held = released.granted_to(Identity::new(7, 2));
+        let held = held.queued(Queue::Asleep);
+        [held, held.vacated(Vacancy::Kept(7))]
+    }
+
+    fn with_blocking(patience: Patience, test: impl FnOnce(Blocking<'_>)) {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let place = lock.place();
+        test(Blocking::new(lock.session(), place, patience));
+    }
 
     #[test]
-    fn long_waits_shorten_the_spin_and_a_short_one_restores_it() {
-        let spins = Spins::default();
-        let after = |slept_ns| {
-            spins.note(3, slept_ns);
-            spins.at(3)
-        };
-        let long_ns = SHORT_SLEEP_NS;
-        assert_eq!(spins.at(3), MOST_SPINS);
-        let seen = [long_ns, long_ns, long_ns, 0].map(after);
-        let (half, quarter) = (MOST_SPINS / 2, MOST_SPINS / 4);
-        assert_eq!(seen, [half, quarter, quarter, MOST_SPINS]);
-        assert_eq!(spins.at(4), MOST_SPINS, "another slot's entry");
+    fn a_slot_counts_as_free_where_looks_find_it_free_and_its_grants_are_far_between() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let mut grants = 0;
+            let mut look = |is_held: bool, period_ns| {
+                grants += 10;
+                let [held, kept] = words(grants);
+                let seen = if is_held { held } else { kept };
+                blocking.learn(seen, grants * period_ns);
+                // Once more at the same grant, which says nothing new.
+                blocking.learn(seen, grants * period_ns);
+                blocking.is_occupancy_low()
+            };
+            assert!(
+                (0..100).all(|_| !look(false, 20)),
+                "one that comes back at once"
+            );
+            let lowered = (0..100).position(|_| look(false, 1_000));
+            assert!(lowered > Some(1), "one look is not enough: {lowered:?}");
+            assert!((0..100).any(|_| !look(true, 1_000)));
+            assert!((0..100).all(|_| !look(true, 1_000)));
+        });
+    }
+
+    #[test]
+    fn where_a_slot_is_free_most_of_the_time_waiters_spin_behind_others_and_take_what_is_kept() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let [held, kept] = words(0);
+            assert_eq!(blocking.spin(held), Spin::Sleep);
+            assert_eq!(blocking.defer(kept), Defer::Look);
+            let occupancy = &blocking.session.contention.occupancy;
+            occupancy.lower(blocking.place.slot);
+            let [held, kept] = words(1);
+            assert_eq!(blocking.spin(held), Spin::Look);
+            assert_eq!(blocking.defer(kept), Defer::Take);
+            // Nobody makes itself the heir there, however often the holder comes back.
+            let spins = (2..100).map(|grants| blocking.spin(words(grants)[0].grant_only()));
+            let spins: Vec<_> = spins.collect();
+            assert!(!spins.contains(&Spin::Stay));
+            assert_eq!(spins.last(), Some(&Spin::Sleep));
+        });
+    }
+
+    #[test]
+    fn an_attempt_neither_spins_nor_leaves_a_slot_to_its_last_holder() {
+        with_blocking(Patience::None, |mut blocking| {
+            let [held, kept] = words(0);
+            assert_eq!(blocking.spin(held), Spin::Sleep);
+            assert_eq!(blocking.defer(kept), Defer::Take);
+        });
     }
 }

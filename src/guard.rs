@@ -320,17 +320,20 @@ fn give_back(
     if vacancy != Vacancy::Released {
         return wait::release(slot, &grant, vacancy, &Futex);
     }
+    if session.contention.occupancy.is_low(index) {
+        return wait::release(slot, &grant, Vacancy::Released, &Futex);
+    }
     let seen = slot.owner();
     if seen.queue() == Queue::Asleep
         && seen.grant_only() == word.grant_only()
-        && !session.turns.is_over(index, word, Queue::Asleep)
+        && !session.contention.turns.is_over(index, word, Queue::Asleep)
     {
         wait::call_heir(slot, seen, &Futex);
     }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if session.turns.is_over(index, word, queue) => {
-            session.turns.end(index);
+        _ if session.contention.turns.is_over(index, word, queue) => {
+            session.contention.turns.end(index);
             Vacancy::Offered
         }
         Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
@@ -358,5 +361,32 @@ impl fmt::Debug for Guard<'_> {
             .field("name", &self.lock().name())
             .field("token", &self.token())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::LockTable;
+
+    #[test]
+    fn a_release_before_others_leaves_a_courtesy_only_where_the_slot_is_held_most_of_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let released_before_an_heir = || {
+            let guard = lock.acquire().unwrap();
+            let (slot, index) = (guard.held.slot, guard.held.index);
+            let contention = &lock.session().contention;
+            contention.turns.begin(index);
+            assert!(slot.queue_up(slot.owner(), Queue::Heir));
+            guard.release().unwrap();
+            contention.occupancy.lower(index);
+            assert_eq!(slot.owner().queue(), Queue::Heir);
+            slot.owner().owner()
+        };
+        let pid = std::process::id();
+        assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Kept(pid)));
+        assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Released));
     }
 }

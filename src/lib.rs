@@ -53,6 +53,7 @@
 
 mod attendance;
 mod blocking;
+mod contention;
 mod error;
 mod guard;
 mod holder;

@@ -263,7 +263,7 @@ impl Lock {
     }
 
     #[inline(always)]
-    fn place(&self) -> Resolved {
+    pub(crate) fn place(&self) -> Resolved {
         let packed = self.place.load(Ordering::Relaxed);
         Resolved {
             slot: (packed & ((1 << SLOT_BITS) - 1)) as u32,
@@ -351,6 +351,9 @@ impl Lock {
             let mut blocking = Blocking::new(&self.session, place, patience);
             let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
             let cause = blocking.cause;
+            if let Ok(grant) = &outcome {
+                blocking.learn_from(grant);
+            }
             drop(blocking);
             match outcome {
                 Ok(grant) => {
@@ -358,7 +361,7 @@ impl Lock {
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
                         if !grant.from().is_kept_by(self.session.identity) {
-                            self.session.turns.begin(place.slot);
+                            self.session.contention.turns.begin(place.slot);
                         }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);

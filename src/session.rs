@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::blocking::{Spins, Turns};
+use crate::contention::Contention;
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
 use crate::holder::{FencingToken, escape_bytes};
 use crate::mapping::TableFile;
@@ -56,10 +56,7 @@ pub(crate) struct Shared {
     /// that the fast path reads no clock.
     coarse_ms: AtomicU64,
     stopping: AtomicU32,
-    /// Since when this process has been served before the heirs of its slots.
-    pub(crate) turns: Turns,
-    /// How often its threads spin before they sleep.
-    pub(crate) spins: Spins,
+    pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
@@ -171,8 +168,7 @@ impl Session {
             coarse_ms: AtomicU64::new(now_ms),
             stopping: AtomicU32::new(0),
             watches: Mutex::default(),
-            turns: Turns::default(),
-            spins: Spins::default(),
+            contention: Contention::default(),
             lost_calls: Mutex::default(),
         });
         Ok(Self {

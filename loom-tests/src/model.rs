@@ -251,6 +251,8 @@ pub enum GaveUp {
 /// is one more reading of the owner word.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
+    /// How often it looks at a held slot again, though others may wait for it already.
+    pub looks: u32,
     /// Whether it makes itself the heir where nobody waits yet.
     pub stays: bool,
     /// How often, as the heir, it looks at a held slot again before it sleeps.
@@ -551,7 +553,9 @@ impl Waiting for Actor {
     type Stop = GaveUp;
 
     fn spin(&mut self, _held: OwnerWord) -> Spin {
-        if self.manners.stays {
+        if count_down(&mut self.manners.looks) {
+            Spin::Look
+        } else if self.manners.stays {
             Spin::Stay
         } else {
             Spin::Sleep

@@ -102,6 +102,12 @@
 //! plan to have the releaser write the waiter in as the owner would have needed a second
 //! word that names the waiter, and a way back for one that leaves at that very moment.
 //!
+//! Turns are for slots that are held most of the time. Where one is free most of the time, and
+//! some wait for it because a holder lost its processor, a turn would keep it from those who
+//! come for it, and nobody would be using it. There the release leaves `Released` whoever
+//! waits, and whoever comes may barge in; each process judges that by what it has seen
+//! (`contention.rs`, outside).
+//!
 //! An evicted session does not attach anew, as was first planned: eviction is a matter of
 //! one slot's word, and the generation in it already tells the stale grant from every
 //! later one, so a session that comes back may keep what nobody took from it.

@@ -51,7 +51,7 @@ pub trait Wake {
     fn wake_one(&self, wake: &AtomicU32) -> bool;
 }
 
-/// What a waiter does that has found a held slot and no other waiter.
+/// What a waiter does that has found a held slot, and is not the heir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Spin {
@@ -93,8 +93,8 @@ pub trait Waiting: Wake {
     /// Why a wait ended without the slot.
     type Stop;
 
-    /// As one of the first to wait, pauses a moment while `held` is held, or says how to
-    /// wait for longer.
+    /// Pauses a moment while `held` is held, or says how to wait for longer. Behind others
+    /// who wait already, one that would stay awake as their heir sleeps.
     fn spin(&mut self, held: OwnerWord) -> Spin;
 
     /// Pauses a moment while the vacant slot of `seen` is another's by courtesy, or says how
@@ -225,19 +225,17 @@ fn sleep_under<E: Waiting>(slot: &Slot, seen: OwnerWord, relied_on: Queue, env: 
 
 /// Whether to look at a held slot again without sleeping.
 fn stay_awake<E: Waiting>(slot: &Slot, held: OwnerWord, is_heir: &mut bool, env: &mut E) -> bool {
-    match held.queue() {
-        // Spinning is for those who come first; behind others who wait already it would
-        // only jump the queue.
-        Queue::Idle => match env.spin(held) {
-            Spin::Look => true,
-            Spin::Stay => {
-                *is_heir |= slot.queue_up(held, Queue::Heir);
-                true
-            }
-            Spin::Sleep => false,
-        },
-        Queue::Heir if *is_heir => env.attend(held),
-        Queue::Heir | Queue::Asleep => false,
+    let queue = held.queue();
+    if queue == Queue::Heir && *is_heir {
+        return env.attend(held);
+    }
+    match env.spin(held) {
+        Spin::Look => true,
+        Spin::Stay if queue == Queue::Idle => {
+            *is_heir |= slot.queue_up(held, Queue::Heir);
+            true
+        }
+        Spin::Stay | Spin::Sleep => false,
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Courtesy {
     CalledAndKept,
     /// The slot offered to the heir.
     Offered,
+    /// The slot to whoever comes, as by any other release.
+    Nothing,
 }
 
 /// A holder that barges in before those who wait, with `waiters` of them.
@@ -108,6 +110,7 @@ fn leave(holder: &Actor, grant: &Grant, courtesy: Courtesy) -> bool {
     }
     let leaves = match courtesy {
         Courtesy::Offered => Vacancy::Offered,
+        Courtesy::Nothing => Vacancy::Released,
         Courtesy::KeptInVain | Courtesy::CalledAndKept => Vacancy::Kept(holder.identity().pid()),
     };
     holder.release_before_others(grant, leaves)
@@ -115,6 +118,7 @@ fn leave(holder: &Actor, grant: &Grant, courtesy: Courtesy) -> bool {
 
 /// Stands aside asleep where the slot is vacant and another's by courtesy.
 pub const ASIDE: Manners = Manners {
+    looks: 0,
     stays: false,
     attends: 0,
     defers: 0,
@@ -290,13 +294,18 @@ pub fn holder_comes_back(manners: Manners) -> Model {
 
 fn named(manners: Manners) -> String {
     let Manners {
+        looks,
         stays,
         attends,
         defers,
         ..
     } = manners;
     let stays = if stays { "staying awake, " } else { "" };
-    format!("{stays}{attends} looks as heir, {defers} deferrals")
+    let looks = match looks {
+        0 => String::new(),
+        more => format!("{more} looks behind others, "),
+    };
+    format!("{looks}{stays}{attends} looks as heir, {defers} deferrals")
 }
 
 /// What becomes of an heir that has appointed itself.
@@ -321,8 +330,7 @@ pub fn self_appointed(heir: Heir, attends: u32, newcomers: u32) -> Model {
             let first = Actor::new(&world, 1).with(Manners {
                 stays: true,
                 attends,
-                defers: 0,
-                sleeps_aside: false,
+                ..Manners::default()
             });
             let first = match heir {
                 Heir::Stays => first,
@@ -367,9 +375,7 @@ pub fn woken_heir_leaves() -> Model {
             let (holder, grant) = held(&world);
             let own = Actor::new(&world, 1).with(Manners {
                 stays: true,
-                attends: 0,
-                defers: 0,
-                sleeps_aside: false,
+                ..Manners::default()
             });
             let leaves = Actor::new(&world, 2).giving_up_after(1);
             let all = [
@@ -473,8 +479,7 @@ pub fn revoked_under_an_heir(by: By) -> Model {
             let heir = Actor::new(&world, 1).with(Manners {
                 stays: true,
                 attends: 1,
-                defers: 0,
-                sleeps_aside: false,
+                ..Manners::default()
             });
             let newcomer = Actor::new(&world, 2);
             let ends = Actor::new(&world, 3);

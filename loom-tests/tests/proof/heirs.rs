@@ -11,6 +11,7 @@ use caslock_loom::wide::scenarios::heirs::{
 use crate::Part;
 
 const RETIRES: Manners = Manners {
+    looks: 0,
     stays: false,
     attends: 0,
     defers: 0,
@@ -18,9 +19,19 @@ const RETIRES: Manners = Manners {
 };
 
 const ATTENDS: Manners = Manners {
+    looks: 0,
     stays: false,
     attends: 1,
     defers: 1,
+    sleeps_aside: false,
+};
+
+/// As one that knows the slot to be free most of the time.
+const LOOKS_AGAIN: Manners = Manners {
+    looks: 1,
+    stays: false,
+    attends: 1,
+    defers: 0,
     sleeps_aside: false,
 };
 
@@ -38,6 +49,10 @@ pub fn parts() -> Vec<Part> {
             barging_holder(Courtesy::KeptInVain, 1, RETIRES);
         "an_heir_retires_and_is_offered_the_slot":
             barging_holder(Courtesy::Offered, 1, RETIRES);
+        "who_looks_again_behind_an_heir_is_heard":
+            barging_holder(Courtesy::Nothing, 1, LOOKS_AGAIN);
+        "who_looks_again_behind_others_is_heard":
+            barging_holder(Courtesy::Nothing, 2, LOOKS_AGAIN);
         "an_heir_retires_while_the_holder_comes_back_for_the_slot":
             holder_comes_back(RETIRES);
         "an_heir_attends_while_the_holder_comes_back_for_the_slot":

@@ -1,0 +1,230 @@
+//! What a process remembers of the contention for its slots: whose turn it is, how long to
+//! spin, whether a slot is held most of the time.
+//!
+//! All of it is of this process alone, and a matter of speed and fairness: ownership never
+//! depends on it. So a few entries serve all slots, and slots that share one share its
+//! mistakes.
+
+use crate::os::clock;
+use crate::protocol::word::{OwnerWord, Queue};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// A session's memory of contention.
+#[derive(Default)]
+pub(crate) struct Contention {
+    /// Since when this process has been served before the heirs of its slots.
+    pub(crate) turns: Turns,
+    /// How often its threads spin before they sleep.
+    pub(crate) spins: Spins,
+    /// How much of the time its slots are held.
+    pub(crate) occupancy: Occupancy,
+}
+
+/// For how long a process barges in before an heir. Each handover costs some microseconds,
+/// so this bounds what fairness costs.
+const TURN_NS: u64 = 300_000;
+
+/// How many grants lie between two looks at the clock by a process that barges in; a power
+/// of two.
+const GRANTS_A_LOOK: u64 = 16;
+
+/// When this process's turn at a slot began: when it last got it from another.
+///
+/// For a few slots at a time. Of slots that share an entry, the turn at all but the last is
+/// over: were it begun anew by another slot's, it might never end.
+#[derive(Default)]
+pub(crate) struct Turns([AtomicU64; 8]);
+
+/// An entry is the time in microseconds, as far as there is room, over the slot's number.
+const TURN_SLOT_BITS: u32 = 24;
+
+impl Turns {
+    fn of(&self, slot: u32) -> &AtomicU64 {
+        &self.0[slot as usize % self.0.len()]
+    }
+
+    fn entry(slot: u32) -> u64 {
+        (clock::now_ns() / 1_000) << TURN_SLOT_BITS | u64::from(slot)
+    }
+
+    /// A turn begins: the slot was waited for, and another process had it.
+    pub(crate) fn begin(&self, slot: u32) {
+        self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
+    }
+
+    /// The slot is offered to the heir: the turn at it, if there was one, is over.
+    pub(crate) fn end(&self, slot: u32) {
+        let entry = self.of(slot);
+        if entry.load(Ordering::Relaxed) & ((1 << TURN_SLOT_BITS) - 1) == u64::from(slot) {
+            entry.store(u64::from(slot), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last turn at the slot ended, and no other has begun.
+    pub(crate) fn has_ended(&self, slot: u32) -> bool {
+        self.of(slot).load(Ordering::Relaxed) == u64::from(slot)
+    }
+
+    /// Whether the process has had its turn at the slot that it holds by `grant`.
+    ///
+    /// Behind one that sleeps the clock is always looked at: the release makes a system call,
+    /// and one that holds for long would take long to come to the next look.
+    pub(crate) fn is_over(&self, slot: u32, grant: OwnerWord, queue: Queue) -> bool {
+        if queue != Queue::Asleep && !grant.generation().is_multiple_of(GRANTS_A_LOOK) {
+            return false;
+        }
+        let (now, begun) = (Self::entry(slot), self.of(slot).load(Ordering::Relaxed));
+        let is_of_this_slot = (now ^ begun) & ((1 << TURN_SLOT_BITS) - 1) == 0;
+        // Of one slot only the times differ, and what wraps there, wraps in both.
+        !is_of_this_slot || now.wrapping_sub(begun) >> TURN_SLOT_BITS > TURN_NS / 1_000
+    }
+}
+
+/// How often a newcomer pauses before it sleeps, at most.
+const MOST_SPINS: u32 = 12;
+
+/// A sleep that a somewhat longer spin would have spared.
+const SHORT_SLEEP_NS: u64 = 20_000;
+
+/// How often newcomers pause before they sleep, by what has come of it lately.
+///
+/// A spin before a long sleep costs more than its own time: the kernel is in no hurry to run
+/// a thread again that has just used its processor, so the wake takes longer, too.
+///
+/// For a few slots at a time: those that share an entry mistake each other's waits for theirs,
+/// which costs a spin too long or too short.
+#[derive(Default)]
+pub(crate) struct Spins([AtomicU32; 16]);
+
+impl Spins {
+    /// An entry is how many of the last waits in a row were long, up to this.
+    const MOST_LONG: u32 = 2;
+
+    fn of(&self, slot: u32) -> &AtomicU32 {
+        &self.0[slot as usize % self.0.len()]
+    }
+
+    /// How often to pause at the slot: half as often after each long wait. What is left in
+    /// the end still shows a holder that comes and goes faster than anybody goes to sleep.
+    pub(crate) fn at(&self, slot: u32) -> u32 {
+        MOST_SPINS >> self.of(slot).load(Ordering::Relaxed)
+    }
+
+    /// A wait is over that went on for so long after its pauses.
+    pub(crate) fn note(&self, slot: u32, slept_ns: u64) {
+        let entry = self.of(slot);
+        let was = entry.load(Ordering::Relaxed);
+        let long = if slept_ns < SHORT_SLEEP_NS {
+            0
+        } else {
+            (was + 1).min(Self::MOST_LONG)
+        };
+        if long != was {
+            entry.store(long, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A holder that comes back within this time is not worth taking the slot from: to hand a
+/// cache line over takes longer.
+const SOON_NS: u64 = 80;
+
+/// How much of the time slots are held, as those find who wait for them.
+///
+/// A slot that is hardly ever free does best when it is left to one process for a while, and
+/// then to the next: its line stays, and nobody else can have it anyway. But where a slot is
+/// hardly ever held, who waits for it waits for a holder that has lost its processor, and
+/// has other things to do as soon as that is over. Such a slot is left to whoever comes.
+pub(crate) struct Occupancy([AtomicU32; 16]);
+
+impl Occupancy {
+    /// What a look weighs that finds the slot busy, against one that finds it free.
+    const BUSY: u32 = 2;
+    /// From where on the slot counts as held most of the time.
+    const HIGH: u32 = 8;
+    /// How far the looks add up.
+    const MOST: u32 = 24;
+    /// A slot of which nothing is known counts as held most of the time.
+    const UNKNOWN: u32 = 16;
+
+    fn of(&self, slot: u32) -> &AtomicU32 {
+        &self.0[slot as usize % self.0.len()]
+    }
+
+    /// Whether the slot is free most of the time, even while some wait for it.
+    pub(crate) fn is_low(&self, slot: u32) -> bool {
+        self.of(slot).load(Ordering::Relaxed) < Self::HIGH
+    }
+
+    /// Somebody who waits for the slot has looked at it at some moment; since the look before,
+    /// its grants came one every `period_ns`.
+    pub(crate) fn look(&self, slot: u32, is_held: bool, period_ns: u64) {
+        let entry = self.of(slot);
+        let was = entry.load(Ordering::Relaxed);
+        let level = if is_held || period_ns < SOON_NS {
+            (was + Self::BUSY).min(Self::MOST)
+        } else {
+            was.saturating_sub(1)
+        };
+        if level != was {
+            entry.store(level, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Occupancy {
+    /// As if a slot had been found free again and again.
+    pub(crate) fn lower(&self, slot: u32) {
+        (0..Self::MOST).for_each(|_| self.look(slot, false, SOON_NS));
+    }
+}
+
+impl Default for Occupancy {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(Self::UNKNOWN)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_waits_shorten_the_spin_and_a_short_one_restores_it() {
+        let spins = Spins::default();
+        let after = |slept_ns| {
+            spins.note(3, slept_ns);
+            spins.at(3)
+        };
+        let long_ns = SHORT_SLEEP_NS;
+        assert_eq!(spins.at(3), MOST_SPINS);
+        let seen = [long_ns, long_ns, long_ns, 0].map(after);
+        let (half, quarter) = (MOST_SPINS / 2, MOST_SPINS / 4);
+        assert_eq!(seen, [half, quarter, quarter, MOST_SPINS]);
+        assert_eq!(spins.at(4), MOST_SPINS, "another slot's entry");
+    }
+
+    #[test]
+    fn a_slot_that_is_mostly_found_free_counts_as_free_until_it_is_mostly_found_held() {
+        let occupancy = Occupancy::default();
+        let after = |looks: &[(bool, u32)]| {
+            for &(held, times) in looks {
+                (0..times).for_each(|_| occupancy.look(3, held, SOON_NS));
+            }
+            occupancy.is_low(3)
+        };
+        assert!(!occupancy.is_low(3), "nothing is known of it");
+        assert!(!after(&[(false, Occupancy::UNKNOWN - Occupancy::HIGH)]));
+        assert!(after(&[(false, 1)]));
+        assert!(
+            after(&[(false, 100), (true, 3)]),
+            "one holder after another"
+        );
+        assert!(!after(&[(true, 1)]));
+        // Held at every second look, for ever: as where many come back for it at once.
+        assert!((0..100).all(|_| !after(&[(true, 1), (false, 1)])));
+        assert!(after(&[(false, Occupancy::MOST)]));
+        assert!(!occupancy.is_low(4), "another slot's entry");
+    }
+}
