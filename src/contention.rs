@@ -134,11 +134,13 @@ const SOON_NS: u64 = 80;
 /// A slot that is hardly ever free does best when it is left to one process for a while, and
 /// then to the next: its line stays, and nobody else can have it anyway. But where a slot is
 /// hardly ever held, who waits for it waits for a holder that has lost its processor, and
-/// has other things to do as soon as that is over. Such a slot is left to whoever comes.
+/// has other things to do as soon as that is over: in a turn of one of them the others would
+/// stand by a slot that nobody uses. Such a slot is left to whoever comes.
 pub(crate) struct Occupancy([AtomicU32; 16]);
 
 impl Occupancy {
-    /// What a look weighs that finds the slot busy, against one that finds it free.
+    /// What a look weighs that finds the slot busy, against one that finds it free: the border
+    /// is at two looks of three that find it free.
     const BUSY: u32 = 2;
     /// From where on the slot counts as held most of the time.
     const HIGH: u32 = 8;

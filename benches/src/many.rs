@@ -2,8 +2,9 @@
 //!
 //! Beside caslock stands an array of bare words, each on a cache line of its own, drawn from
 //! in the same way and found through a handle as large as a lock's: what it pays over a single
-//! bare word is cache misses, which any lock must pay. A word that is taken is looked at again with a backoff, since by Zipf's law one
-//! draw in ten is the first name.
+//! bare word is cache misses, which any lock must pay. A word that is taken is looked at again
+//! with a backoff, since by Zipf's law one draw in ten is the first name. Two more arrays are
+//! of pthread mutexes, plain and robust.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use caslock::{Lock, LockTable};
 use crossbeam_utils::Backoff;
 
 use crate::crew::{Crew, Phase, Worker};
-use crate::peers::{Name, Page};
+use crate::peers::{Mutexes, Name, Page};
 use crate::rows::Row;
 use crate::stats::{Sample, as_nanoseconds};
 use crate::{Failure, memory_dir};
@@ -31,7 +32,7 @@ const LINE: usize = 8;
 
 /// How names are drawn.
 pub const CASES: [&str; 2] = ["uniform", "zipf"];
-const PEERS: [Name; 2] = [Name::Caslock, Name::BareCas];
+const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Robust];
 
 /// Measures nanoseconds a pair: of processor time, so that the number of cores cancels out.
 ///
@@ -67,7 +68,7 @@ pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
 fn measure_once(peer: Name, case: &str, run: Duration) -> Result<(Duration, u64), Failure> {
     let dir = memory_dir()?;
     // Made before the workers come, who would all be naming at once.
-    let _made = Many::open(peer, dir.path())?;
+    let _made = Many::create(peer, dir.path())?;
     let arguments = [peer.key().to_string(), case.to_string()];
     let mut crew = Crew::start(dir.path(), PROCESSES, WORKLOAD, &arguments)?;
     crew.begin(Phase::WarmUp);
@@ -85,29 +86,45 @@ fn measure_once(peer: Name, case: &str, run: Duration) -> Result<(Duration, u64)
 enum Many {
     Locks(Vec<Lock>),
     Words(Page, Vec<Handle>),
+    Mutexes(Mutexes, Vec<Handle>),
 }
 
-/// Which word, in as many bytes as a lock's handle: its cache line is one to be paid for, too.
+/// Which word or mutex, in as many bytes as a lock's handle: its cache line is one to be paid for, too.
 #[repr(C)]
 struct Handle {
-    word: usize,
+    line: usize,
     _rest: [u8; size_of::<Lock>() - size_of::<usize>()],
 }
 
 impl Handle {
     fn new(name: usize) -> Self {
         Self {
-            word: name * LINE,
+            line: name,
             _rest: [0; size_of::<Lock>() - size_of::<usize>()],
         }
     }
 }
 
 impl Many {
+    fn create(peer: Name, dir: &Path) -> Result<Self, Failure> {
+        if let Name::Pthread | Name::Robust = peer {
+            Mutexes::create(&dir.join("mutexes"), NAMES, peer == Name::Robust)?;
+        }
+        Self::open(peer, dir)
+    }
+
     fn open(peer: Name, dir: &Path) -> Result<Self, Failure> {
-        if peer != Name::Caslock {
-            let words = Page::open(&dir.join("words"), NAMES * LINE)?;
-            return Ok(Self::Words(words, (0..NAMES).map(Handle::new).collect()));
+        let handles = || (0..NAMES).map(Handle::new).collect();
+        match peer {
+            Name::Caslock => {}
+            Name::Pthread | Name::Robust => {
+                let mutexes = Mutexes::open(&dir.join("mutexes"), NAMES)?;
+                return Ok(Self::Mutexes(mutexes, handles()));
+            }
+            _ => {
+                let words = Page::open(&dir.join("words"), NAMES * LINE)?;
+                return Ok(Self::Words(words, handles()));
+            }
         }
         let table = LockTable::options()
             .slots(SLOTS)
@@ -133,7 +150,10 @@ pub fn work(worker: &Worker) -> Result<(), Failure> {
             drop(locks[name as usize].acquire().expect("granted"));
         }),
         Many::Words(words, handles) => repeat(worker, &draws, |name| {
-            pair(&words, handles[name as usize].word);
+            pair(&words, handles[name as usize].line * LINE);
+        }),
+        Many::Mutexes(mutexes, handles) => repeat(worker, &draws, |name| {
+            drop(mutexes.take(handles[name as usize].line));
         }),
     };
     worker.report(&pairs.to_string())

@@ -19,7 +19,7 @@ pub use self::caslock::Caslock;
 pub use self::crates::{Fs4, Named};
 pub use self::file::{Flock, Ofd};
 pub use self::page::Page;
-pub use self::pthread::{Mutex, RobustMutex};
+pub use self::pthread::{Mutex, Mutexes, RobustMutex};
 pub use self::redis::Redis;
 pub use self::semaphore::Semaphore;
 pub use self::sysv::Sysv;

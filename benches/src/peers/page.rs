@@ -7,6 +7,9 @@ use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Mapped words, zero at first.
 #[derive(Debug)]
 pub struct Page(MmapRaw);
@@ -50,5 +53,17 @@ impl Page {
     pub(super) fn base<T>(&self) -> *mut T {
         const { assert!(size_of::<T>() <= 4096) };
         self.0.as_mut_ptr().cast()
+    }
+
+    /// Where a C object may be laid over a cache line.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub(super) fn line<T>(&self, index: usize) -> *mut T {
+        const { assert!(size_of::<T>() <= LINE && align_of::<T>() <= LINE) };
+        assert!(index < self.0.len() / LINE, "no such line");
+        // SAFETY: in bounds, as just asserted.
+        unsafe { self.0.as_mut_ptr().add(index * LINE).cast() }
     }
 }

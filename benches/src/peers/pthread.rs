@@ -1,6 +1,7 @@
 //! The pthread mutex in shared memory, plain and robust.
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use super::{Page, Peer};
@@ -14,12 +15,55 @@ pub struct Mutex(Page);
 #[derive(Debug)]
 pub struct RobustMutex(Page);
 
+/// Mutexes in a row, each on a cache line of its own.
+#[derive(Debug)]
+pub struct Mutexes(Page);
+
+impl Mutexes {
+    /// Makes so many in a file, for several processes.
+    ///
+    /// # Errors
+    /// What the kernel or the C library answers.
+    pub fn create(path: &Path, count: usize, robust: bool) -> io::Result<Self> {
+        let page = Page::open(path, count * WORDS)?;
+        let robustness = match robust {
+            true => libc::PTHREAD_MUTEX_ROBUST,
+            false => libc::PTHREAD_MUTEX_STALLED,
+        };
+        for index in 0..count {
+            create(page.line(index), robustness)?;
+        }
+        Ok(Self(page))
+    }
+
+    /// Opens what [`create`](Self::create) made.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn open(path: &Path, count: usize) -> io::Result<Self> {
+        Ok(Self(Page::open(path, count * WORDS)?))
+    }
+
+    /// Locks one of them.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub fn take(&self, index: usize) -> Locked<'_> {
+        lock(&self.0, index)
+    }
+}
+
+/// Words to a cache line.
+const WORDS: usize = 8;
+
 /// Holds a mutex.
 #[derive(Debug)]
 #[must_use]
 pub struct Locked<'a> {
-    page: &'a Page,
+    mutex: *mut libc::pthread_mutex_t,
     owner_died: bool,
+    _page: PhantomData<&'a Page>,
 }
 
 impl Drop for Locked<'_> {
@@ -27,22 +71,28 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         // SAFETY: the memory is mapped for as long as the guard, and holds a mutex that this
         // thread has locked.
-        let code = unsafe { libc::pthread_mutex_unlock(self.page.base()) };
+        let code = unsafe { libc::pthread_mutex_unlock(self.mutex) };
         assert_eq!(code, 0, "pthread_mutex_unlock");
     }
 }
 
 fn open(dir: &Path) -> io::Result<Page> {
-    Page::open(&dir.join("mutex"), 512)
+    Page::open(&dir.join("mutex"), WORDS)
 }
 
-fn create(dir: &Path, robustness: libc::c_int) -> io::Result<Page> {
+fn create_one(dir: &Path, robustness: libc::c_int) -> io::Result<Page> {
     let page = open(dir)?;
+    create(page.line(0), robustness)?;
+    Ok(page)
+}
+
+/// Makes a mutex in a line of a page that nobody else uses yet.
+fn create(mutex: *mut libc::pthread_mutex_t, robustness: libc::c_int) -> io::Result<()> {
     let mut attributes = std::mem::MaybeUninit::uninit();
     // SAFETY:
     // - the attributes are initialised by the first call, which is checked before any use;
-    // - the mutex's memory is a mapped page, larger and better aligned than it needs;
-    // - nobody else uses the mutex yet: the directory has none.
+    // - the mutex's memory is a line of a mapped page, large and aligned enough;
+    // - nobody else uses the mutex yet: its file is new.
     unsafe {
         check(libc::pthread_mutexattr_init(attributes.as_mut_ptr()))?;
         let attributes = attributes.as_mut_ptr();
@@ -51,10 +101,9 @@ fn create(dir: &Path, robustness: libc::c_int) -> io::Result<Page> {
             libc::PTHREAD_PROCESS_SHARED,
         ))?;
         check(libc::pthread_mutexattr_setrobust(attributes, robustness))?;
-        check(libc::pthread_mutex_init(page.base(), attributes))?;
-        check(libc::pthread_mutexattr_destroy(attributes))?;
+        check(libc::pthread_mutex_init(mutex, attributes))?;
+        check(libc::pthread_mutexattr_destroy(attributes))
     }
-    Ok(page)
 }
 
 /// A pthread function's answer, which is not in `errno`.
@@ -66,8 +115,8 @@ fn check(code: libc::c_int) -> io::Result<()> {
 }
 
 #[inline]
-fn lock(page: &Page) -> Locked<'_> {
-    let mutex = page.base();
+fn lock(page: &Page, index: usize) -> Locked<'_> {
+    let mutex = page.line(index);
     // SAFETY: the memory is mapped for as long as the page, and holds a mutex that `create`
     // initialised.
     let owner_died = match unsafe { libc::pthread_mutex_lock(mutex) } {
@@ -80,14 +129,18 @@ fn lock(page: &Page) -> Locked<'_> {
         }
         code => panic!("pthread_mutex_lock: {}", io::Error::from_raw_os_error(code)),
     };
-    Locked { page, owner_died }
+    Locked {
+        mutex,
+        owner_died,
+        _page: PhantomData,
+    }
 }
 
 impl Peer for Mutex {
     type Guard<'a> = Locked<'a>;
 
     fn create(dir: &Path) -> Result<Self, Failure> {
-        Ok(Self(create(dir, libc::PTHREAD_MUTEX_STALLED)?))
+        Ok(Self(create_one(dir, libc::PTHREAD_MUTEX_STALLED)?))
     }
 
     fn open(dir: &Path) -> Result<Self, Failure> {
@@ -96,7 +149,7 @@ impl Peer for Mutex {
 
     #[inline]
     fn take(&self) -> Locked<'_> {
-        lock(&self.0)
+        lock(&self.0, 0)
     }
 }
 
@@ -104,7 +157,7 @@ impl Peer for RobustMutex {
     type Guard<'a> = Locked<'a>;
 
     fn create(dir: &Path) -> Result<Self, Failure> {
-        Ok(Self(create(dir, libc::PTHREAD_MUTEX_ROBUST)?))
+        Ok(Self(create_one(dir, libc::PTHREAD_MUTEX_ROBUST)?))
     }
 
     fn open(dir: &Path) -> Result<Self, Failure> {
@@ -113,7 +166,7 @@ impl Peer for RobustMutex {
 
     #[inline]
     fn take(&self) -> Locked<'_> {
-        lock(&self.0)
+        lock(&self.0, 0)
     }
 
     fn died(guard: &Locked<'_>) -> Option<bool> {
