@@ -689,6 +689,49 @@ mod tests {
     }
 
     #[test]
+    fn who_was_called_learns_from_what_others_took_before_it_and_not_from_an_offer() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let occupancy = &blocking.session.contention.occupancy;
+            occupancy.lower(blocking.place.slot);
+            blocking.asleep_ns = 1;
+            blocking.learn(words(0)[0], 0);
+            let mut grants = 0;
+            let mut is_raised_by = |vacancy| {
+                (0..100).any(|_| {
+                    grants += 1 << 20;
+                    // So many since the look before that it must have been busy.
+                    let from = words(grants)[0].vacated(vacancy);
+                    blocking.learn_from(&Grant::from_parts(from, 0, from));
+                    !blocking.is_occupancy_low()
+                })
+            };
+            assert!(!is_raised_by(Vacancy::Offered));
+            assert!(is_raised_by(Vacancy::Released));
+        });
+    }
+
+    #[test]
+    fn who_has_had_its_turn_sleeps_before_a_slot_of_others_unless_that_is_free_most_of_the_time() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let contention = &session.contention;
+            contention.turns.begin(place.slot);
+            contention.turns.end(place.slot);
+            let kept = words(0)[1];
+            let offered = words(0)[0].vacated(Vacancy::Offered);
+            // What it comes to once the pauses are over.
+            let answer = |seen| {
+                let mut blocking = Blocking::new(session, place, Patience::Endless);
+                let answers = (0..=PAUSES_ASIDE + 1).map(|_| blocking.defer(seen));
+                answers.last().expect("there is one")
+            };
+            assert_eq!([kept, offered].map(answer), [Defer::Sleep; 2]);
+            contention.occupancy.lower(place.slot);
+            assert_eq!([kept, offered].map(answer), [Defer::Take; 2]);
+        });
+    }
+
+    #[test]
     fn an_attempt_neither_spins_nor_leaves_a_slot_to_its_last_holder() {
         with_blocking(Patience::None, |mut blocking| {
             let [held, kept] = words(0);
