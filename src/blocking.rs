@@ -689,6 +689,48 @@ mod tests {
     }
 
     #[test]
+    fn an_heir_learns_from_held_slots_and_who_defers_from_kept_ones_but_nobody_from_a_first_look() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let occupancy = &session.contention.occupancy;
+            let newcomer = || Blocking::new(session, place, Patience::Endless);
+            let is_low = || occupancy.is_low(place.slot);
+
+            assert!((0..100).all(|_| newcomer().defer(words(0)[1]) == Defer::Look));
+            assert!(!is_low(), "the first looks of a hundred");
+            let mut deferring = newcomer();
+            assert!((0..100).any(|grants| {
+                let _ = deferring.defer(words(grants)[1]);
+                is_low()
+            }));
+            assert!((0..100).all(|_| newcomer().attend(words(0)[0])));
+            assert!(is_low(), "the first looks of a hundred");
+            let mut heir = newcomer();
+            assert!(
+                heir.judge(words(0)[0]).is_ok(),
+                "its first look, before it slept"
+            );
+            assert!((1..100).any(|grants| {
+                heir.attend(words(grants)[0]);
+                !is_low()
+            }));
+        });
+    }
+
+    #[test]
+    fn who_judges_before_it_sleeps_has_looked_once() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let occupancy = &blocking.session.contention.occupancy;
+            occupancy.lower(blocking.place.slot);
+            assert!(blocking.judge(words(0)[0]).is_ok());
+            let first = blocking.last_look;
+            assert_eq!(first.map(|(seen, _)| seen), Some(words(0)[0]));
+            assert!(blocking.judge(words(1)[0]).is_ok());
+            assert_eq!(blocking.last_look, first, "it was not at any moment");
+        });
+    }
+
+    #[test]
     fn who_was_called_learns_from_what_others_took_before_it_and_not_from_an_offer() {
         with_blocking(Patience::Endless, |mut blocking| {
             let occupancy = &blocking.session.contention.occupancy;
@@ -707,6 +749,14 @@ mod tests {
             };
             assert!(!is_raised_by(Vacancy::Offered));
             assert!(is_raised_by(Vacancy::Released));
+            occupancy.lower(blocking.place.slot);
+            blocking.asleep_ns = 0;
+            let from = words(1)[0].vacated(Vacancy::Released);
+            (0..100).for_each(|_| {
+                blocking.last_look = Some((words(0)[0], clock::now_ns()));
+                blocking.learn_from(&Grant::from_parts(from, 0, from));
+            });
+            assert_eq!(blocking.last_look.map(|(seen, _)| seen), Some(words(0)[0]));
         });
     }
 
