@@ -11,7 +11,7 @@ use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
 use crate::protocol::names::{NamingWords, Resolved};
 use crate::protocol::session::SessionRecord;
-use crate::protocol::slot::{Grant, Slot, SlotView};
+use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
 use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use crate::session::{Session, nanos};
@@ -122,7 +122,8 @@ pub(crate) struct Blocking<'a> {
     /// such looks in a row that process had come back for it.
     looked_at: OwnerWord,
     keeps: u32,
-    /// The word at the last look that something was learned from, and when that was.
+    /// The word at the last look since it came or was woken, if it showed another grant than
+    /// the look before, and when that was.
     last_look: Option<(OwnerWord, u64)>,
     heir: Heir,
     /// When to ask next whether the holder is dead, though its certificate is intact.
@@ -288,8 +289,9 @@ impl<'a> Blocking<'a> {
     /// Learns from a look at a slot that others wait for, and from the look before it, how much
     /// of the time the slot is held.
     ///
-    /// Not from a first look, which comes because the slot was not to be had.
-    pub(crate) fn learn(&mut self, seen: OwnerWord, now_ns: u64) {
+    /// Not from a first look: a newcomer comes because the slot was not to be had, and who was
+    /// woken because it was left.
+    fn learn(&mut self, seen: OwnerWord, now_ns: u64) {
         let Some((before, since_ns)) = self.last_look else {
             self.last_look = Some((seen, now_ns));
             return;
@@ -301,15 +303,6 @@ impl<'a> Blocking<'a> {
             let is_held = matches!(seen.owner(), Owner::Held(_));
             let occupancy = &self.session.contention.occupancy;
             occupancy.look(self.place.slot, is_held, period_ns);
-        }
-    }
-
-    /// Learns from the word that a grant after a sleep has replaced. Not from an offer: then
-    /// this waiter was called because the slot is free.
-    pub(crate) fn learn_from(&mut self, grant: &Grant) {
-        let is_offer = grant.from().owner() == Owner::Vacant(Vacancy::Offered);
-        if self.asleep_ns != 0 && !is_offer {
-            self.learn(grant.from(), clock::now_ns());
         }
     }
 
@@ -575,9 +568,6 @@ impl Waiting for Blocking<'_> {
             return Err(Stop::Corrupt(held));
         }
         let now_ns = clock::now_ns();
-        if self.last_look.is_none() {
-            self.learn(held, now_ns);
-        }
         if self.should_ask(holder, now_ns) && self.is_proven_dead(holder) {
             self.cause = Cause::Death;
             return Ok(Verdict::Gone);
@@ -604,6 +594,7 @@ impl Waiting for Blocking<'_> {
     }
 
     fn sleep(&mut self, wake: &AtomicU32, expected: u32, seen: OwnerWord) -> Slept {
+        self.last_look = None;
         let ended = match seen.owner() {
             Owner::Held(holder) => self.sleep_behind(holder, wake, expected, seen.queue()),
             Owner::Vacant(_) => self.sleep_vacant(wake, expected),
@@ -718,49 +709,6 @@ mod tests {
     }
 
     #[test]
-    fn who_judges_before_it_sleeps_has_looked_once() {
-        with_blocking(Patience::Endless, |mut blocking| {
-            let occupancy = &blocking.session.contention.occupancy;
-            occupancy.lower(blocking.place.slot);
-            assert!(blocking.judge(words(0)[0]).is_ok());
-            let first = blocking.last_look;
-            assert_eq!(first.map(|(seen, _)| seen), Some(words(0)[0]));
-            assert!(blocking.judge(words(1)[0]).is_ok());
-            assert_eq!(blocking.last_look, first, "it was not at any moment");
-        });
-    }
-
-    #[test]
-    fn who_was_called_learns_from_what_others_took_before_it_and_not_from_an_offer() {
-        with_blocking(Patience::Endless, |mut blocking| {
-            let occupancy = &blocking.session.contention.occupancy;
-            occupancy.lower(blocking.place.slot);
-            blocking.asleep_ns = 1;
-            blocking.learn(words(0)[0], 0);
-            let mut grants = 0;
-            let mut is_raised_by = |vacancy| {
-                (0..100).any(|_| {
-                    grants += 1 << 20;
-                    // So many since the look before that it must have been busy.
-                    let from = words(grants)[0].vacated(vacancy);
-                    blocking.learn_from(&Grant::from_parts(from, 0, from));
-                    !blocking.is_occupancy_low()
-                })
-            };
-            assert!(!is_raised_by(Vacancy::Offered));
-            assert!(is_raised_by(Vacancy::Released));
-            occupancy.lower(blocking.place.slot);
-            blocking.asleep_ns = 0;
-            let from = words(1)[0].vacated(Vacancy::Released);
-            (0..100).for_each(|_| {
-                blocking.last_look = Some((words(0)[0], clock::now_ns()));
-                blocking.learn_from(&Grant::from_parts(from, 0, from));
-            });
-            assert_eq!(blocking.last_look.map(|(seen, _)| seen), Some(words(0)[0]));
-        });
-    }
-
-    #[test]
     fn who_has_had_its_turn_sleeps_before_a_slot_of_others_unless_that_is_free_most_of_the_time() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
@@ -782,11 +730,46 @@ mod tests {
     }
 
     #[test]
+    fn a_first_look_after_a_sleep_teaches_nothing() {
+        with_blocking(Patience::Until(0), |mut blocking| {
+            let mut looks = (0..100).map(|grants| {
+                let held = words(grants)[0];
+                blocking
+                    .session
+                    .contention
+                    .occupancy
+                    .lower(blocking.place.slot);
+                // The first makes no difference, and the second does: four are too many.
+                for look in 0..5 {
+                    blocking.attend(words(10 * grants + look)[0]);
+                }
+                let is_raised = !blocking.is_occupancy_low();
+                blocking
+                    .session
+                    .contention
+                    .occupancy
+                    .lower(blocking.place.slot);
+                for look in 0..5 {
+                    let _ = blocking.sleep(&AtomicU32::new(0), 1, held);
+                    blocking.attend(words(10 * grants + look)[0]);
+                }
+                (is_raised, blocking.is_occupancy_low())
+            });
+            assert!(looks.all(|seen| seen == (true, true)));
+        });
+    }
+
+    #[test]
     fn an_attempt_neither_spins_nor_leaves_a_slot_to_its_last_holder() {
         with_blocking(Patience::None, |mut blocking| {
             let [held, kept] = words(0);
-            assert_eq!(blocking.spin(held), Spin::Sleep);
-            assert_eq!(blocking.defer(kept), Defer::Take);
+            for _ in 0..2 {
+                assert_eq!(blocking.spin(held.grant_only()), Spin::Sleep);
+                assert_eq!(blocking.spin(held), Spin::Sleep);
+                assert_eq!(blocking.defer(kept), Defer::Take);
+                let occupancy = &blocking.session.contention.occupancy;
+                occupancy.lower(blocking.place.slot);
+            }
         });
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Contention {
     pub(crate) spins: Spins,
     /// How much of the time its slots are held.
     pub(crate) occupancy: Occupancy,
+    /// Since when nobody else has got its slots.
+    pub(crate) streaks: Streaks,
 }
 
 /// For how long a process barges in before an heir. Each handover costs some microseconds,
@@ -35,8 +37,9 @@ const GRANTS_A_LOOK: u64 = 16;
 #[derive(Default)]
 pub(crate) struct Turns([AtomicU64; 8]);
 
-/// An entry is the time in microseconds, as far as there is room, over the slot's number.
-const TURN_SLOT_BITS: u32 = 24;
+/// Bits of an entry that are a slot's number. In one of turns the time in microseconds is over
+/// it, as far as there is room.
+const SLOT_BITS: u32 = 24;
 
 impl Turns {
     fn of(&self, slot: u32) -> &AtomicU64 {
@@ -44,7 +47,7 @@ impl Turns {
     }
 
     fn entry(slot: u32) -> u64 {
-        (clock::now_ns() / 1_000) << TURN_SLOT_BITS | u64::from(slot)
+        (clock::now_ns() / 1_000) << SLOT_BITS | u64::from(slot)
     }
 
     /// A turn begins: the slot was waited for, and another process had it.
@@ -55,7 +58,7 @@ impl Turns {
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
     pub(crate) fn end(&self, slot: u32) {
         let entry = self.of(slot);
-        if entry.load(Ordering::Relaxed) & ((1 << TURN_SLOT_BITS) - 1) == u64::from(slot) {
+        if entry.load(Ordering::Relaxed) & ((1 << SLOT_BITS) - 1) == u64::from(slot) {
             entry.store(u64::from(slot), Ordering::Relaxed);
         }
     }
@@ -74,9 +77,9 @@ impl Turns {
             return false;
         }
         let (now, begun) = (Self::entry(slot), self.of(slot).load(Ordering::Relaxed));
-        let is_of_this_slot = (now ^ begun) & ((1 << TURN_SLOT_BITS) - 1) == 0;
+        let is_of_this_slot = (now ^ begun) & ((1 << SLOT_BITS) - 1) == 0;
         // Of one slot only the times differ, and what wraps there, wraps in both.
-        !is_of_this_slot || now.wrapping_sub(begun) >> TURN_SLOT_BITS > TURN_NS / 1_000
+        !is_of_this_slot || now.wrapping_sub(begun) >> SLOT_BITS > TURN_NS / 1_000
     }
 }
 
@@ -172,6 +175,11 @@ impl Occupancy {
             entry.store(level, Ordering::Relaxed);
         }
     }
+
+    /// What the looks have come to does not hold any more.
+    pub(crate) fn forget(&self, slot: u32) {
+        self.of(slot).store(Self::UNKNOWN, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +187,47 @@ impl Occupancy {
     /// As if a slot had been found free again and again.
     pub(crate) fn lower(&self, slot: u32) {
         (0..Self::MOST).for_each(|_| self.look(slot, false, SOON_NS));
+    }
+}
+
+/// How long a process may get a slot grant after grant, before others who wait for it, and
+/// still believe that it is free most of the time. Longer than a slice of the scheduler's,
+/// after which whoever was woken has a processor.
+const STREAK_NS: u64 = 10_000_000;
+
+/// Since when a process has got a slot grant after grant while others wait for it.
+///
+/// Who never waits never looks, and might go on for ever to leave a slot to whoever comes,
+/// where nobody but itself ever comes in time.
+///
+/// For a few slots at a time: those that share an entry have one streak, which ends when any
+/// of them is seen to have been another's.
+#[derive(Default)]
+pub(crate) struct Streaks([Streak; 16]);
+
+#[derive(Default)]
+struct Streak {
+    /// The last grant that was given back before others: its generation, over the slot's number.
+    last: AtomicU64,
+    begun_ns: AtomicU64,
+}
+
+impl Streaks {
+    /// Whether a streak lasts too long; asked at each release of `grant` before others.
+    pub(crate) fn is_too_long(&self, slot: u32, grant: OwnerWord, now_ns: u64) -> bool {
+        let streak = &self.0[slot as usize % self.0.len()];
+        let packed = |generation: u64| generation << SLOT_BITS | u64::from(slot);
+        let last = streak
+            .last
+            .swap(packed(grant.generation()), Ordering::Relaxed);
+        let is_of_another = (last ^ u64::from(slot)) & ((1 << SLOT_BITS) - 1) != 0;
+        let begun_ns = streak.begun_ns.load(Ordering::Relaxed);
+        let goes_on = is_of_another || last == packed(grant.previous_generation());
+        if goes_on && begun_ns != 0 && now_ns.saturating_sub(begun_ns) <= STREAK_NS {
+            return false;
+        }
+        streak.begun_ns.store(now_ns, Ordering::Relaxed);
+        goes_on && begun_ns != 0
     }
 }
 
@@ -228,5 +277,29 @@ mod tests {
         assert!((0..100).all(|_| !after(&[(true, 1), (false, 1)])));
         assert!(after(&[(false, Occupancy::MOST)]));
         assert!(!occupancy.is_low(4), "another slot's entry");
+    }
+
+    #[test]
+    fn a_streak_gets_too_long_unless_somebody_else_had_the_slot() {
+        let streaks = Streaks::default();
+        let mut now_ns = 1_000;
+        let mut release = |slot, generation: u64, after_ns| {
+            now_ns += after_ns;
+            streaks.is_too_long(slot, OwnerWord::from_bits(generation << 2), now_ns)
+        };
+        assert!(!release(3, 10, 2 * STREAK_NS), "the first");
+        assert!(!release(3, 11, STREAK_NS));
+        assert!(release(3, 12, 1));
+        assert!(!release(3, 13, STREAK_NS), "another, since then");
+        assert!(!release(3, 15, 1), "somebody had it in between");
+        assert!(!release(3, 16, STREAK_NS));
+        assert!(!release(4, 17, 2 * STREAK_NS), "another entry's");
+        // One that shares the entry neither begins the streak anew nor ends it.
+        assert!(!release(3, 20, 0));
+        assert!(!release(3 + 16, 90, STREAK_NS));
+        assert!(release(3, 30, 1));
+        // The count wraps.
+        assert!(!release(3, (1 << 28) - 1, 0) && !release(3, 0, STREAK_NS));
+        assert!(release(3, 1, 1));
     }
 }

@@ -7,6 +7,7 @@ use std::thread;
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
+use crate::os::clock;
 use crate::os::fork::Gate;
 use crate::protocol::names::Note;
 use crate::protocol::slot::{Grant, Slot};
@@ -320,20 +321,25 @@ fn give_back(
     if vacancy != Vacancy::Released {
         return wait::release(slot, &grant, vacancy, &Futex);
     }
-    if session.contention.occupancy.is_low(index) {
-        return wait::release(slot, &grant, Vacancy::Released, &Futex);
+    let contention = &session.contention;
+    if contention.occupancy.is_low(index) {
+        if !contention.streaks.is_too_long(index, word, clock::now_ns()) {
+            return wait::release(slot, &grant, Vacancy::Released, &Futex);
+        }
+        // Others wait, and none of them has got it: it cannot be free most of the time.
+        contention.occupancy.forget(index);
     }
     let seen = slot.owner();
     if seen.queue() == Queue::Asleep
         && seen.grant_only() == word.grant_only()
-        && !session.contention.turns.is_over(index, word, Queue::Asleep)
+        && !contention.turns.is_over(index, word, Queue::Asleep)
     {
         wait::call_heir(slot, seen, &Futex);
     }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if session.contention.turns.is_over(index, word, queue) => {
-            session.contention.turns.end(index);
+        _ if contention.turns.is_over(index, word, queue) => {
+            contention.turns.end(index);
             Vacancy::Offered
         }
         Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
@@ -366,7 +372,10 @@ impl fmt::Debug for Guard<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::os::testing::{Child, SharedPage, Watchdog};
     use crate::table::LockTable;
 
     #[test]
@@ -388,5 +397,44 @@ mod tests {
         let pid = std::process::id();
         assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Kept(pid)));
         assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Released));
+    }
+
+    /// Its process may have learned what is no longer so, and who never waits learns nothing.
+    #[test]
+    fn a_process_that_takes_a_slot_for_free_lets_others_have_it_all_the_same() {
+        const TURNS: u32 = 20;
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let table = LockTable::open(&path).unwrap();
+        let lock = table.lock("job").unwrap();
+        let (page, ours) = (SharedPage::new(), lock.acquire().unwrap());
+        let greedy = Child::fork(|| {
+            let table = LockTable::open(&path).unwrap();
+            let lock = table.lock("job").unwrap();
+            page.word(0).store(1, Ordering::Release);
+            // Not for ever, so that a failure ends.
+            for _ in 0..3_000 {
+                let guard = lock.acquire().unwrap();
+                let occupancy = &lock.session().contention.occupancy;
+                occupancy.lower(guard.held.index);
+                if page.word(1).load(Ordering::Acquire) == TURNS {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            panic!("nobody else got it often enough");
+        });
+        while page.word(0).load(Ordering::Acquire) == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(ours);
+        for _ in 0..TURNS {
+            // So that the other has it, and this one comes to wait.
+            thread::sleep(Duration::from_millis(2));
+            drop(lock.acquire().unwrap());
+            page.word(1).fetch_add(1, Ordering::Release);
+        }
+        greedy.join();
     }
 }

@@ -351,9 +351,6 @@ impl Lock {
             let mut blocking = Blocking::new(&self.session, place, patience);
             let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
             let cause = blocking.cause;
-            if let Ok(grant) = &outcome {
-                blocking.learn_from(grant);
-            }
             drop(blocking);
             match outcome {
                 Ok(grant) => {

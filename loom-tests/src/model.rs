@@ -251,7 +251,7 @@ pub enum GaveUp {
 /// is one more reading of the owner word.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
-    /// How often it looks at a held slot again, though others may wait for it already.
+    /// How often it looks again at a held slot that others wait for.
     pub looks: u32,
     /// Whether it makes itself the heir where nobody waits yet.
     pub stays: bool,
@@ -275,6 +275,7 @@ pub struct Actor {
     interruptions: u32,
     slept: bool,
     slept_aside: bool,
+    looked_again: bool,
     polled: bool,
     manners: Manners,
     call: Option<Call>,
@@ -294,6 +295,7 @@ impl Actor {
             interruptions: 0,
             slept: false,
             slept_aside: false,
+            looked_again: false,
             polled: false,
             manners: Manners::default(),
             call: None,
@@ -365,6 +367,12 @@ impl Actor {
     #[must_use]
     pub fn slept_aside(&self) -> bool {
         self.slept_aside
+    }
+
+    /// Whether it has looked again at a held slot that others wait for.
+    #[must_use]
+    pub fn looked_again(&self) -> bool {
+        self.looked_again
     }
 
     /// Who it is.
@@ -552,8 +560,9 @@ impl Wake for Actor {
 impl Waiting for Actor {
     type Stop = GaveUp;
 
-    fn spin(&mut self, _held: OwnerWord) -> Spin {
-        if count_down(&mut self.manners.looks) {
+    fn spin(&mut self, held: OwnerWord) -> Spin {
+        if held.queue() != Queue::Idle && count_down(&mut self.manners.looks) {
+            self.looked_again = true;
             Spin::Look
         } else if self.manners.stays {
             Spin::Stay

@@ -253,12 +253,14 @@ impl SessionRecord {
     ///
     /// Two threads that come at once may take an entry each: those of one slot add up.
     pub fn begin_wait(&self, slot: u32) -> Option<usize> {
-        let count = |value: u64| match value {
-            0 => Some(ONE_WAITER | u64::from(slot)),
-            _ if value as u32 == slot => Some(value.wrapping_add(ONE_WAITER)),
-            _ => None,
+        let join = |value: u64| {
+            let is_its = value != 0 && value as u32 == slot;
+            is_its.then(|| value.wrapping_add(ONE_WAITER))
         };
-        self.waits.iter().position(|entry| change(entry, count))
+        let claim = |value: u64| (value == 0).then(|| ONE_WAITER | u64::from(slot));
+        let mut entries = self.waits.iter();
+        let joined = entries.clone().position(|entry| change(entry, join));
+        joined.or_else(|| entries.position(|entry| change(entry, claim)))
     }
 
     /// Counts one out that [`begin_wait`](Self::begin_wait) has counted in there.
@@ -450,11 +452,9 @@ mod tests {
         assert_eq!(record.waiting().collect::<Vec<_>>(), [(4, 1), (9, 2)]);
         record.end_wait(entries[2]);
         assert_eq!(record.waiting().collect::<Vec<_>>(), [(9, 2)]);
-        assert_eq!(
-            record.begin_wait(0),
-            Some(entries[2]),
-            "an entry that is free again"
-        );
+        // One that is free again comes before, but is another.
+        assert_eq!(record.begin_wait(9), Some(entries[1]));
+        assert_eq!(record.begin_wait(0), Some(entries[0]));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! the slot `Kept`, and others hold back long enough for it to return. When it has barged
 //! in for long enough it releases the slot `Offered`, and all but the heir hold back.
 //! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
+//! A slot that is free most of the time is left without either, and nobody holds back there.
 //!
 //! So of many that want a slot two are awake, the holder and its heir, and all others sleep.
 //! Who has had its turn holds back for the heir asleep, too, under the vacant word, because the

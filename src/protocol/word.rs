@@ -259,6 +259,12 @@ impl OwnerWord {
         self.0 >> GENERATION_SHIFT & GENERATION_MASK
     }
 
+    /// The generation of the grant before this one.
+    #[must_use]
+    pub const fn previous_generation(self) -> u64 {
+        self.generation().wrapping_sub(1) & GENERATION_MASK
+    }
+
     /// How many grants lie between `earlier` and this word.
     #[must_use]
     pub const fn generations_since(self, earlier: Self) -> u64 {

@@ -33,6 +33,9 @@ fn waits(mut actor: Actor, reached: &Reached) -> impl FnOnce() + use<> {
         if actor.slept_aside() {
             reached.mark("slept aside");
         }
+        if actor.looked_again() {
+            reached.mark("looked again behind others");
+        }
         reached.mark(match (actor.slept(), grant.from().queue()) {
             (true, Queue::Heir) => "slept, and came as the heir",
             (true, _) => "slept",
@@ -81,7 +84,14 @@ pub fn barging_holder(courtesy: Courtesy, waiters: u32, manners: Manners) -> Mod
             finish(all);
         },
     )
-    .reaching(&["barged in", "slept, and came as the heir"]);
+    .reaching(match manners.looks {
+        0 => &["barged in", "slept, and came as the heir"],
+        _ => &[
+            "barged in",
+            "slept, and came as the heir",
+            "looked again behind others",
+        ],
+    });
     match waiters {
         1 => model,
         _ => model.bounded(2),
