@@ -105,8 +105,8 @@
 //! Turns are for slots that are held most of the time. Where one is free most of the time, and
 //! some wait for it because a holder lost its processor, a turn would keep it from those who
 //! come for it, and nobody would be using it. There the release leaves `Released` whoever
-//! waits, and whoever comes may barge in. Each process judges that by what it has seen, and no
-//! more so when it gets a slot for too long before all others (`contention.rs`, outside).
+//! waits, and whoever comes may barge in. Each process judges that by what it has seen, and
+//! judges anew once it has got a slot before all others for too long (`contention.rs`, outside).
 //!
 //! An evicted session does not attach anew, as was first planned: eviction is a matter of
 //! one slot's word, and the generation in it already tells the stale grant from every
