@@ -390,13 +390,19 @@ mod tests {
             contention.turns.begin(index);
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
             guard.release().unwrap();
-            contention.occupancy.lower(index);
             assert_eq!(slot.owner().queue(), Queue::Heir);
-            slot.owner().owner()
+            let is_low = contention.occupancy.is_low(index);
+            contention.occupancy.lower(index);
+            (slot.owner().owner(), is_low)
         };
         let pid = std::process::id();
-        assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Kept(pid)));
-        assert_eq!(released_before_an_heir(), Owner::Vacant(Vacancy::Released));
+        let kept = Owner::Vacant(Vacancy::Kept(pid));
+        assert_eq!(released_before_an_heir(), (kept, false));
+        let released = Owner::Vacant(Vacancy::Released);
+        assert_eq!(released_before_an_heir(), (released, true));
+        // For so long nobody else has got it that this cannot be so.
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(released_before_an_heir(), (kept, false));
     }
 
     /// Its process may have learned what is no longer so, and who never waits learns nothing.
