@@ -27,8 +27,6 @@ const PROCESSES: u32 = 8;
 const NAMES: usize = 10_000;
 const DRAWS: usize = 1 << 16;
 const SLOTS: u32 = 16_384;
-/// Words to a cache line.
-const LINE: usize = 8;
 
 /// How names are drawn.
 pub const CASES: [&str; 2] = ["uniform", "zipf"];
@@ -89,7 +87,8 @@ enum Many {
     Mutexes(Mutexes, Vec<Handle>),
 }
 
-/// Which word or mutex, in as many bytes as a lock's handle: its cache line is one to be paid for, too.
+/// Which word or mutex, in as many bytes as a lock's handle: its cache line is one to be paid
+/// for, too.
 #[repr(C)]
 struct Handle {
     line: usize,
@@ -122,7 +121,7 @@ impl Many {
                 return Ok(Self::Mutexes(mutexes, handles()));
             }
             _ => {
-                let words = Page::open(&dir.join("words"), NAMES * LINE)?;
+                let words = Page::open(&dir.join("words"), NAMES * Page::LINE)?;
                 return Ok(Self::Words(words, handles()));
             }
         }
@@ -150,7 +149,7 @@ pub fn work(worker: &Worker) -> Result<(), Failure> {
             drop(locks[name as usize].acquire().expect("granted"));
         }),
         Many::Words(words, handles) => repeat(worker, &draws, |name| {
-            pair(&words, handles[name as usize].line * LINE);
+            pair(&words, handles[name as usize].line * Page::LINE);
         }),
         Many::Mutexes(mutexes, handles) => repeat(worker, &draws, |name| {
             drop(mutexes.take(handles[name as usize].line));

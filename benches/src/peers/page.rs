@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// Mapped words, zero at first.
 #[derive(Debug)]
 pub struct Page(MmapRaw);
 
 impl Page {
+    /// Words to a cache line.
+    pub const LINE: usize = 8;
+
     /// Maps the file with this many words, making it if it is new.
     ///
     /// # Errors
@@ -61,9 +61,7 @@ impl Page {
     /// If there are not so many.
     #[inline]
     pub(super) fn line<T>(&self, index: usize) -> *mut T {
-        const { assert!(size_of::<T>() <= LINE && align_of::<T>() <= LINE) };
-        assert!(index < self.0.len() / LINE, "no such line");
-        // SAFETY: in bounds, as just asserted.
-        unsafe { self.0.as_mut_ptr().add(index * LINE).cast() }
+        const { assert!(size_of::<T>() <= Self::LINE * size_of::<AtomicU64>()) };
+        self.word(index * Self::LINE).as_ptr().cast()
     }
 }

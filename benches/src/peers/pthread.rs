@@ -25,7 +25,7 @@ impl Mutexes {
     /// # Errors
     /// What the kernel or the C library answers.
     pub fn create(path: &Path, count: usize, robust: bool) -> io::Result<Self> {
-        let page = Page::open(path, count * WORDS)?;
+        let page = Page::open(path, count * Page::LINE)?;
         let robustness = match robust {
             true => libc::PTHREAD_MUTEX_ROBUST,
             false => libc::PTHREAD_MUTEX_STALLED,
@@ -41,7 +41,7 @@ impl Mutexes {
     /// # Errors
     /// What the kernel answers.
     pub fn open(path: &Path, count: usize) -> io::Result<Self> {
-        Ok(Self(Page::open(path, count * WORDS)?))
+        Ok(Self(Page::open(path, count * Page::LINE)?))
     }
 
     /// Locks one of them.
@@ -50,12 +50,9 @@ impl Mutexes {
     /// If there are not so many.
     #[inline]
     pub fn take(&self, index: usize) -> Locked<'_> {
-        lock(&self.0, index)
+        lock(&self.0, self.0.line(index))
     }
 }
-
-/// Words to a cache line.
-const WORDS: usize = 8;
 
 /// Holds a mutex.
 #[derive(Debug)]
@@ -77,12 +74,12 @@ impl Drop for Locked<'_> {
 }
 
 fn open(dir: &Path) -> io::Result<Page> {
-    Page::open(&dir.join("mutex"), WORDS)
+    Page::open(&dir.join("mutex"), 512)
 }
 
 fn create_one(dir: &Path, robustness: libc::c_int) -> io::Result<Page> {
     let page = open(dir)?;
-    create(page.line(0), robustness)?;
+    create(page.base(), robustness)?;
     Ok(page)
 }
 
@@ -115,8 +112,7 @@ fn check(code: libc::c_int) -> io::Result<()> {
 }
 
 #[inline]
-fn lock(page: &Page, index: usize) -> Locked<'_> {
-    let mutex = page.line(index);
+fn lock(_page: &Page, mutex: *mut libc::pthread_mutex_t) -> Locked<'_> {
     // SAFETY: the memory is mapped for as long as the page, and holds a mutex that `create`
     // initialised.
     let owner_died = match unsafe { libc::pthread_mutex_lock(mutex) } {
@@ -149,7 +145,7 @@ impl Peer for Mutex {
 
     #[inline]
     fn take(&self) -> Locked<'_> {
-        lock(&self.0, 0)
+        lock(&self.0, self.0.base())
     }
 }
 
@@ -166,7 +162,7 @@ impl Peer for RobustMutex {
 
     #[inline]
     fn take(&self) -> Locked<'_> {
-        lock(&self.0, 0)
+        lock(&self.0, self.0.base())
     }
 
     fn died(guard: &Locked<'_>) -> Option<bool> {
