@@ -5,6 +5,7 @@
 //! depends on it. So a few entries serve all slots, and slots that share one share its
 //! mistakes.
 
+use crate::lock::SLOT_BITS;
 use crate::os::clock;
 use crate::protocol::word::{OwnerWord, Queue};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -22,6 +23,21 @@ pub(crate) struct Contention {
     pub(crate) streaks: Streaks,
 }
 
+/// The entry of a slot among a few that serve all.
+fn entry_of<T>(entries: &[T], slot: u32) -> &T {
+    &entries[slot as usize % entries.len()]
+}
+
+/// A value over its slot's number, as far as there is room.
+fn over_slot(value: u64, slot: u32) -> u64 {
+    value << SLOT_BITS | u64::from(slot)
+}
+
+/// Whether the number under a value is the slot's.
+fn is_over_slot(packed: u64, slot: u32) -> bool {
+    packed & ((1 << SLOT_BITS) - 1) == u64::from(slot)
+}
+
 /// For how long a process barges in before an heir. Each handover costs some microseconds,
 /// so this bounds what fairness costs.
 const TURN_NS: u64 = 300_000;
@@ -37,35 +53,28 @@ const GRANTS_A_LOOK: u64 = 16;
 #[derive(Default)]
 pub(crate) struct Turns([AtomicU64; 8]);
 
-/// Bits of an entry that are a slot's number. In one of turns the time in microseconds is over
-/// it, as far as there is room.
-const SLOT_BITS: u32 = 24;
-
 impl Turns {
-    fn of(&self, slot: u32) -> &AtomicU64 {
-        &self.0[slot as usize % self.0.len()]
-    }
-
+    /// An entry is the time in microseconds.
     fn entry(slot: u32) -> u64 {
-        (clock::now_ns() / 1_000) << SLOT_BITS | u64::from(slot)
+        over_slot(clock::now_ns() / 1_000, slot)
     }
 
     /// A turn begins: the slot was waited for, and another process had it.
     pub(crate) fn begin(&self, slot: u32) {
-        self.of(slot).store(Self::entry(slot), Ordering::Relaxed);
+        entry_of(&self.0, slot).store(Self::entry(slot), Ordering::Relaxed);
     }
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
     pub(crate) fn end(&self, slot: u32) {
-        let entry = self.of(slot);
-        if entry.load(Ordering::Relaxed) & ((1 << SLOT_BITS) - 1) == u64::from(slot) {
+        let entry = entry_of(&self.0, slot);
+        if is_over_slot(entry.load(Ordering::Relaxed), slot) {
             entry.store(u64::from(slot), Ordering::Relaxed);
         }
     }
 
     /// Whether the last turn at the slot ended, and no other has begun.
     pub(crate) fn has_ended(&self, slot: u32) -> bool {
-        self.of(slot).load(Ordering::Relaxed) == u64::from(slot)
+        entry_of(&self.0, slot).load(Ordering::Relaxed) == u64::from(slot)
     }
 
     /// Whether the process has had its turn at the slot that it holds by `grant`.
@@ -76,10 +85,12 @@ impl Turns {
         if queue != Queue::Asleep && !grant.generation().is_multiple_of(GRANTS_A_LOOK) {
             return false;
         }
-        let (now, begun) = (Self::entry(slot), self.of(slot).load(Ordering::Relaxed));
-        let is_of_this_slot = (now ^ begun) & ((1 << SLOT_BITS) - 1) == 0;
+        let (now, begun) = (
+            Self::entry(slot),
+            entry_of(&self.0, slot).load(Ordering::Relaxed),
+        );
         // Of one slot only the times differ, and what wraps there, wraps in both.
-        !is_of_this_slot || now.wrapping_sub(begun) >> SLOT_BITS > TURN_NS / 1_000
+        !is_over_slot(begun, slot) || now.wrapping_sub(begun) >> SLOT_BITS > TURN_NS / 1_000
     }
 }
 
@@ -103,19 +114,15 @@ impl Spins {
     /// An entry is how many of the last waits in a row were long, up to this.
     const MOST_LONG: u32 = 2;
 
-    fn of(&self, slot: u32) -> &AtomicU32 {
-        &self.0[slot as usize % self.0.len()]
-    }
-
     /// How often to pause at the slot: half as often after each long wait. What is left in
     /// the end still shows a holder that comes and goes faster than anybody goes to sleep.
     pub(crate) fn at(&self, slot: u32) -> u32 {
-        MOST_SPINS >> self.of(slot).load(Ordering::Relaxed)
+        MOST_SPINS >> entry_of(&self.0, slot).load(Ordering::Relaxed)
     }
 
     /// A wait is over that went on for so long after its pauses.
     pub(crate) fn note(&self, slot: u32, slept_ns: u64) {
-        let entry = self.of(slot);
+        let entry = entry_of(&self.0, slot);
         let was = entry.load(Ordering::Relaxed);
         let long = if slept_ns < SHORT_SLEEP_NS {
             0
@@ -152,19 +159,15 @@ impl Occupancy {
     /// A slot of which nothing is known counts as held most of the time.
     const UNKNOWN: u32 = 16;
 
-    fn of(&self, slot: u32) -> &AtomicU32 {
-        &self.0[slot as usize % self.0.len()]
-    }
-
     /// Whether the slot is free most of the time, even while some wait for it.
     pub(crate) fn is_low(&self, slot: u32) -> bool {
-        self.of(slot).load(Ordering::Relaxed) < Self::HIGH
+        entry_of(&self.0, slot).load(Ordering::Relaxed) < Self::HIGH
     }
 
     /// Somebody who waits for the slot has looked at it at some moment; since the look before,
     /// its grants came one every `period_ns`.
     pub(crate) fn look(&self, slot: u32, is_held: bool, period_ns: u64) {
-        let entry = self.of(slot);
+        let entry = entry_of(&self.0, slot);
         let was = entry.load(Ordering::Relaxed);
         let level = if is_held || period_ns < SOON_NS {
             (was + Self::BUSY).min(Self::MOST)
@@ -178,7 +181,13 @@ impl Occupancy {
 
     /// What the looks have come to does not hold any more.
     pub(crate) fn forget(&self, slot: u32) {
-        self.of(slot).store(Self::UNKNOWN, Ordering::Relaxed);
+        entry_of(&self.0, slot).store(Self::UNKNOWN, Ordering::Relaxed);
+    }
+}
+
+impl Default for Occupancy {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(Self::UNKNOWN)))
     }
 }
 
@@ -215,25 +224,17 @@ struct Streak {
 impl Streaks {
     /// Whether a streak lasts too long; asked at each release of `grant` before others.
     pub(crate) fn is_too_long(&self, slot: u32, grant: OwnerWord, now_ns: u64) -> bool {
-        let streak = &self.0[slot as usize % self.0.len()];
-        let packed = |generation: u64| generation << SLOT_BITS | u64::from(slot);
-        let last = streak
-            .last
-            .swap(packed(grant.generation()), Ordering::Relaxed);
-        let is_of_another = (last ^ u64::from(slot)) & ((1 << SLOT_BITS) - 1) != 0;
+        let streak = entry_of(&self.0, slot);
+        let [last, this] =
+            [grant.previous_generation(), grant.generation()].map(|it| over_slot(it, slot));
+        let seen = streak.last.swap(this, Ordering::Relaxed);
         let begun_ns = streak.begun_ns.load(Ordering::Relaxed);
-        let goes_on = is_of_another || last == packed(grant.previous_generation());
+        let goes_on = !is_over_slot(seen, slot) || seen == last;
         if goes_on && begun_ns != 0 && now_ns.saturating_sub(begun_ns) <= STREAK_NS {
             return false;
         }
         streak.begun_ns.store(now_ns, Ordering::Relaxed);
         goes_on && begun_ns != 0
-    }
-}
-
-impl Default for Occupancy {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU32::new(Self::UNKNOWN)))
     }
 }
 

@@ -122,7 +122,8 @@ impl LastGrant {
 
 const _: () = assert!(size_of::<Lock>() == 32);
 
-const SLOT_BITS: u32 = 24;
+/// Room enough for the number of any slot.
+pub(crate) const SLOT_BITS: u32 = 24;
 /// How much of a slot's rename count a handle remembers.
 pub(crate) const RENAMES_MASK: u64 = u64::MAX >> SLOT_BITS;
 
@@ -263,7 +264,7 @@ impl Lock {
     }
 
     #[inline(always)]
-    pub(crate) fn place(&self) -> Resolved {
+    fn place(&self) -> Resolved {
         let packed = self.place.load(Ordering::Relaxed);
         Resolved {
             slot: (packed & ((1 << SLOT_BITS) - 1)) as u32,
