@@ -739,6 +739,15 @@ mod tests {
     }
 
     #[test]
+    fn what_its_own_process_has_kept_is_taken_at_once() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let pid = blocking.session.identity.pid();
+            let kept = words(0)[0].vacated(Vacancy::Kept(pid));
+            assert_eq!(blocking.defer(kept), Defer::Take);
+        });
+    }
+
+    #[test]
     fn a_first_look_after_a_sleep_teaches_nothing() {
         with_blocking(Patience::Until(0), |mut blocking| {
             let mut looks = (0..100).map(|grants| {

@@ -405,6 +405,23 @@ mod tests {
         assert_eq!(released_before_an_heir(), (kept, false));
     }
 
+    #[test]
+    fn a_release_of_a_slot_that_is_free_most_of_the_time_calls_who_sleeps() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let (slot, index) = (guard.held.slot, guard.held.index);
+        lock.session().contention.occupancy.lower(index);
+        assert!(slot.queue_up(slot.owner(), Queue::Asleep));
+        let calls = slot.wake_word().load(Ordering::Relaxed);
+        guard.release().unwrap();
+        assert_ne!(slot.wake_word().load(Ordering::Relaxed), calls);
+        // Nobody was there, and nobody is relied on.
+        let left = (slot.owner().owner(), slot.owner().queue());
+        assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
+    }
+
     /// Its process may have learned what is no longer so, and who never waits learns nothing.
     #[test]
     fn a_process_that_takes_a_slot_for_free_lets_others_have_it_all_the_same() {
