@@ -49,6 +49,38 @@ pub fn session_view() -> Model {
     .reaching(&["the first", "the second", "none"])
 }
 
+/// Two threads of one session that begin and end to wait for a slot.
+#[must_use]
+pub fn waiters_are_counted() -> Model {
+    Model::new(
+        "two threads that begin and end to wait for one slot",
+        "who waits shows until it has ended, and nothing is left of it then",
+        2,
+        |reached| {
+            const SLOT: u32 = 4;
+            let record = Arc::new(SessionRecord::new());
+            let waits = || {
+                let (record, marks) = (record.clone(), reached.clone());
+                act(move || {
+                    // One that finds the only entry being taken does not show.
+                    let Some(entry) = record.begin_wait(SLOT) else {
+                        return marks.mark("no room");
+                    };
+                    match record.waiting().next() {
+                        Some((SLOT, 1)) => marks.mark("alone"),
+                        Some((SLOT, 2)) => marks.mark("both"),
+                        other => panic!("{other:?} shows in place of one that waits"),
+                    }
+                    record.end_wait(entry);
+                })
+            };
+            finish([waits(), waits()]);
+            assert_eq!(record.waiting().next(), None, "nobody waits any more");
+        },
+    )
+    .reaching(&["alone", "both", "no room"])
+}
+
 /// A session that is killed anywhere while it opens its record, the next that opens it, and
 /// a reader.
 ///
