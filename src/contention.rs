@@ -200,9 +200,10 @@ impl Occupancy {
 }
 
 /// How long a process may get a slot grant after grant, before others who wait for it, and
-/// still believe that it is free most of the time. Longer than a slice of the scheduler's,
-/// after which whoever was woken has a processor.
-const STREAK_NS: u64 = 10_000_000;
+/// still believe that it is free most of the time: as long as it may anywhere else. Who was
+/// woken, and is still waiting for this very processor, would wait the longer; and where the
+/// belief is true, somebody gets the slot much sooner.
+const STREAK_NS: u64 = TURN_NS;
 
 /// Since when a process has got a slot grant after grant while others wait for it.
 ///
