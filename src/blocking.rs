@@ -184,6 +184,20 @@ impl<'a> Blocking<'a> {
         }
     }
 
+    /// Notes what came of the pauses, and tells when the wait was over.
+    pub(crate) fn end(self) -> u64 {
+        let now_ns = clock::now_ns();
+        if self.spins > 0 {
+            let slept_ns = match self.asleep_ns {
+                0 => 0,
+                since_ns => now_ns.saturating_sub(since_ns),
+            };
+            let spins = &self.session.contention.spins;
+            spins.note(self.place.slot, slept_ns);
+        }
+        now_ns
+    }
+
     fn slot(&self) -> &'a Slot {
         self.session.view.slot(self.place.slot)
     }
@@ -477,16 +491,6 @@ impl Drop for Blocking<'_> {
         if let Shown::In(entry) = self.shown {
             self.session.record().end_wait(entry);
         }
-        if self.spins > 0 {
-            let slept_ns = match self.asleep_ns {
-                0 => 0,
-                since_ns => clock::now_ns().saturating_sub(since_ns),
-            };
-            self.session
-                .contention
-                .spins
-                .note(self.place.slot, slept_ns);
-        }
         // Without a grant the watch stays: the next attempt goes on with it.
         if self.watched
             && !matches!(self.slot().owner().owner(), Owner::Held(other) if other != self.session.identity)
@@ -722,7 +726,7 @@ mod tests {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
             let contention = &session.contention;
-            contention.turns.begin(place.slot);
+            contention.turns.begin(place.slot, clock::now_ns());
             contention.turns.end(place.slot);
             let kept = words(0)[1];
             let offered = words(0)[0].vacated(Vacancy::Offered);

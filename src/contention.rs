@@ -55,13 +55,13 @@ pub(crate) struct Turns([AtomicU64; 8]);
 
 impl Turns {
     /// An entry is the time in microseconds.
-    fn entry(slot: u32) -> u64 {
-        over_slot(clock::now_ns() / 1_000, slot)
+    fn entry(slot: u32, now_ns: u64) -> u64 {
+        over_slot(now_ns / 1_000, slot)
     }
 
     /// A turn begins: the slot was waited for, and another process had it.
-    pub(crate) fn begin(&self, slot: u32) {
-        entry_of(&self.0, slot).store(Self::entry(slot), Ordering::Relaxed);
+    pub(crate) fn begin(&self, slot: u32, now_ns: u64) {
+        entry_of(&self.0, slot).store(Self::entry(slot, now_ns), Ordering::Relaxed);
     }
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
@@ -86,7 +86,7 @@ impl Turns {
             return false;
         }
         let (now, begun) = (
-            Self::entry(slot),
+            Self::entry(slot, clock::now_ns()),
             entry_of(&self.0, slot).load(Ordering::Relaxed),
         );
         // Of one slot only the times differ, and what wraps there, wraps in both.

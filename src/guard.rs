@@ -330,16 +330,17 @@ fn give_back(
         contention.occupancy.forget(index);
     }
     let seen = slot.owner();
-    if seen.queue() == Queue::Asleep
-        && seen.grant_only() == word.grant_only()
-        && !contention.turns.is_over(index, word, Queue::Asleep)
-    {
+    let is_before_sleepers =
+        seen.queue() == Queue::Asleep && seen.grant_only() == word.grant_only();
+    let turns = &contention.turns;
+    let is_over = is_before_sleepers && turns.is_over(index, word, Queue::Asleep);
+    if is_before_sleepers && !is_over {
         wait::call_heir(slot, seen, &Futex);
     }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if contention.turns.is_over(index, word, queue) => {
-            contention.turns.end(index);
+        _ if is_over || turns.is_over(index, word, queue) => {
+            turns.end(index);
             Vacancy::Offered
         }
         Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
@@ -387,7 +388,7 @@ mod tests {
             let guard = lock.acquire().unwrap();
             let (slot, index) = (guard.held.slot, guard.held.index);
             let contention = &lock.session().contention;
-            contention.turns.begin(index);
+            contention.turns.begin(index, clock::now_ns());
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
             guard.release().unwrap();
             assert_eq!(slot.owner().queue(), Queue::Heir);

@@ -352,14 +352,15 @@ impl Lock {
             let mut blocking = Blocking::new(&self.session, place, patience);
             let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
             let cause = blocking.cause;
-            drop(blocking);
+            let ended_ns = blocking.end();
             match outcome {
                 Ok(grant) => {
                     if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
                         if !grant.from().is_kept_by(self.session.identity) {
-                            self.session.contention.turns.begin(place.slot);
+                            let turns = &self.session.contention.turns;
+                            turns.begin(place.slot, ended_ns);
                         }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);
@@ -556,7 +557,9 @@ impl<'a> Naming<'a> {
             renames: slot.renames() & RENAMES_MASK,
         };
         let mut blocking = Blocking::new(session, place, patience);
-        let grant = wait::acquire(slot, session.identity, &mut blocking)?;
+        let outcome = wait::acquire(slot, session.identity, &mut blocking);
+        blocking.end();
+        let grant = outcome?;
         slot.stamp(session.coarse_ms());
         Ok(Self { slot, grant })
     }
