@@ -49,6 +49,8 @@ pub struct Cell {
     pub section_ns: u64,
     /// Million pairs a second, all processes together, one figure a round.
     pub throughput: Sample,
+    /// Its throughput over caslock's of the same round, if that was measured, too.
+    pub over_caslock: Option<Sample>,
     /// Pairs of the slowest process over those of the fastest, one figure a round.
     pub fairness: Sample,
     /// How long each acquisition took, in nanoseconds, over all rounds.
@@ -67,8 +69,10 @@ impl Cell {
                 .size(self.section_ns)
         };
         let wait = |metric, ns: u64| row(metric, "ms", &Sample::new(vec![ns as f64 / 1e6]));
-        vec![
-            row("throughput", "M pairs/s", &self.throughput),
+        let over_caslock = self.over_caslock.as_ref();
+        let mut rows = vec![row("throughput", "M pairs/s", &self.throughput)];
+        rows.extend(over_caslock.map(|ratios| row("over caslock", "ratio", ratios)));
+        rows.extend([
             row("fairness", "slowest/fastest", &self.fairness),
             wait("wait p50", self.waits.value_at_quantile(0.5)),
             wait("wait p99", self.waits.value_at_quantile(0.99)),
@@ -79,7 +83,8 @@ impl Cell {
                 "count",
                 &Sample::new(vec![self.lost_updates as f64]),
             ),
-        ]
+        ]);
+        rows
     }
 }
 
@@ -109,8 +114,10 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
                     gathered[index].round(&load)?;
                 }
             }
+            let own = plan.peers.iter().position(|peer| *peer == Name::Caslock);
+            let own = own.map(|own| gathered[own].throughput.clone());
             for (peer, gathered) in plan.peers.iter().zip(gathered) {
-                let outcome = gathered.cell(*peer, processes, section_ns);
+                let outcome = gathered.cell(*peer, processes, section_ns, own.as_deref());
                 done(&outcome);
                 outcomes.push(outcome);
             }
@@ -184,13 +191,16 @@ impl Gathered {
         Ok(())
     }
 
-    fn cell(self, peer: Name, processes: u32, section_ns: u64) -> Outcome {
+    /// `own` is what caslock's rounds have brought.
+    fn cell(self, peer: Name, processes: u32, section_ns: u64, own: Option<&[f64]>) -> Outcome {
+        let own = own.filter(|own| own.len() == self.throughput.len());
         match self.failed {
             Some(why) => Err((peer, why)),
             None => Ok(Cell {
                 peer,
                 processes,
                 section_ns,
+                over_caslock: own.map(|own| Sample::of_ratios(&self.throughput, own)),
                 throughput: Sample::new(self.throughput),
                 fairness: Sample::new(self.fairness),
                 waits: self.waits,

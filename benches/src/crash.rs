@@ -85,13 +85,22 @@ pub fn measure(burdens: &[Burden], peers: &[Name], rounds: u32) -> Result<Vec<Ro
         }
         // A size is a figure, so that rows can be plotted by it.
         let case = if burden.threads > 0 { burden.name } else { "" };
-        rows.extend(peers.iter().zip(taken).map(|(peer, taken)| {
-            let sample = Sample::new(taken);
-            Row::new(WORKLOAD, peer.key(), "kill to grant", "us", &sample)
-                .case(case)
-                .processes(2)
-                .size(burden.bytes)
-        }));
+        let own = peers.iter().position(|peer| *peer == Name::Caslock);
+        let own = own.map(|own| taken[own].clone());
+        for (peer, taken) in peers.iter().zip(taken) {
+            let row = |metric, unit, sample: &Sample| {
+                Row::new(WORKLOAD, peer.key(), metric, unit, sample)
+                    .case(case)
+                    .processes(2)
+                    .size(burden.bytes)
+            };
+            let over_caslock = own.as_ref().map(|own| {
+                let ratios = Sample::of_ratios(&taken, own);
+                row("over caslock", "ratio", &ratios)
+            });
+            rows.push(row("kill to grant", "us", &Sample::new(taken)));
+            rows.extend(over_caslock);
+        }
     }
     Ok(rows)
 }

@@ -43,24 +43,34 @@ const TURN: u64 = 20;
 /// What a peer or the kernel answers.
 pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
     let mut taken = vec![Vec::new(); peers.len()];
+    // Of each turn.
+    let mut medians = vec![Vec::new(); peers.len()];
     for round in 0..turns as usize {
         for turn in 0..peers.len() {
             let index = (round + turn) % peers.len();
             let dir = memory_dir()?;
             let peer = peers[index];
-            taken[index].extend(peer.dispatch(Turn {
+            let of_turn = peer.dispatch(Turn {
                 peer,
                 dir: dir.path(),
-            })?);
+            })?;
+            medians[index].push(Sample::new(of_turn.clone()).median());
+            taken[index].extend(of_turn);
         }
     }
-    let rows = peers.iter().zip(taken);
-    Ok(rows
-        .map(|(peer, taken)| {
-            let sample = Sample::new(taken);
-            Row::new(WORKLOAD, peer.key(), "handover", "us", &sample).processes(2)
-        })
-        .collect())
+    let pthread = peers.iter().position(|peer| *peer == Name::Pthread);
+    let rows = peers.iter().enumerate().flat_map(|(index, peer)| {
+        let row = |metric, unit, sample: &Sample| {
+            Row::new(WORKLOAD, peer.key(), metric, unit, sample).processes(2)
+        };
+        let took = row("handover", "us", &Sample::new(taken[index].clone()));
+        let ratio = pthread.map(|pthread| {
+            let ratios = Sample::of_ratios(&medians[index], &medians[pthread]);
+            row("over pthread", "ratio", &ratios)
+        });
+        [Some(took), ratio]
+    });
+    Ok(rows.flatten().collect())
 }
 
 struct Turn<'a> {

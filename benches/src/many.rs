@@ -5,6 +5,10 @@
 //! bare word is cache misses, which any lock must pay. A word that is taken is looked at again
 //! with a backoff, since by Zipf's law one draw in ten is the first name. Two more arrays are
 //! of pthread mutexes, plain and robust.
+//!
+//! What is due is an uncontended pair and those misses: in each round, the pair of a single
+//! process that takes one lock over and over, and what the bare words' pair is longer than that
+//! of one word.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,45 +34,74 @@ const SLOTS: u32 = 16_384;
 
 /// How names are drawn.
 pub const CASES: [&str; 2] = ["uniform", "zipf"];
+/// One process, which takes the same lock over and over.
+const ONE: &str = "one lock";
 const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Robust];
+/// Their places among the peers.
+const CASLOCK: usize = 0;
+const BARE: usize = 1;
 
 /// Measures nanoseconds a pair: of processor time, so that the number of cores cancels out.
 ///
 /// # Errors
 /// What caslock or the kernel answers.
 pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
-    let cores = thread::available_parallelism()?
-        .get()
-        .min(PROCESSES as usize) as f64;
-    let mut rows = Vec::new();
-    for case in CASES {
-        let mut taken = PEERS.map(|_| Vec::new());
-        for round in 0..rounds as usize {
+    let cases = [ONE, CASES[0], CASES[1]];
+    let mut taken = cases.map(|_| PEERS.map(|_| Vec::new()));
+    for round in 0..rounds as usize {
+        for (case, taken) in cases.iter().zip(&mut taken) {
             for turn in 0..PEERS.len() {
                 let index = (round + turn) % PEERS.len();
-                let (took, pairs) = measure_once(PEERS[index], case, run)?;
-                taken[index].push(as_nanoseconds(took) * cores / pairs as f64);
+                taken[index].push(measure_once(PEERS[index], case, run)?);
             }
         }
+    }
+    let mut rows = Vec::new();
+    let of_one = &taken[0];
+    for (case, taken) in cases.iter().zip(&taken) {
+        let row = |peer: Name, metric, unit, values: &[f64]| {
+            Row::new(
+                WORKLOAD,
+                peer.key(),
+                metric,
+                unit,
+                &Sample::new(values.to_vec()),
+            )
+            .case(case)
+            .processes(processes(case))
+            .size(NAMES as u64)
+        };
         for (peer, taken) in PEERS.iter().zip(taken) {
-            let sample = Sample::new(taken);
-            rows.push(
-                Row::new(WORKLOAD, peer.key(), "pair", "ns", &sample)
-                    .case(case)
-                    .processes(PROCESSES)
-                    .size(NAMES as u64),
-            );
+            rows.push(row(*peer, "pair", "ns", taken));
+        }
+        if *case != ONE {
+            let over_due: Vec<_> = (0..rounds as usize)
+                .map(|round| {
+                    let misses = (taken[BARE][round] - of_one[BARE][round]).max(0.0);
+                    taken[CASLOCK][round] / (of_one[CASLOCK][round] + misses)
+                })
+                .collect();
+            rows.push(row(Name::Caslock, "over due", "ratio", &over_due));
         }
     }
     Ok(rows)
 }
 
-fn measure_once(peer: Name, case: &str, run: Duration) -> Result<(Duration, u64), Failure> {
+fn processes(case: &str) -> u32 {
+    if case == ONE { 1 } else { PROCESSES }
+}
+
+/// Nanoseconds a pair.
+fn measure_once(peer: Name, case: &str, run: Duration) -> Result<f64, Failure> {
+    let processes = processes(case);
+    let cores = thread::available_parallelism()?
+        .get()
+        .min(processes as usize);
     let dir = memory_dir()?;
     // Made before the workers come, who would all be naming at once.
     let _made = Many::create(peer, dir.path())?;
     let arguments = [peer.key().to_string(), case.to_string()];
-    let mut crew = Crew::start(dir.path(), PROCESSES, WORKLOAD, &arguments)?;
+    let mut crew = Crew::start(dir.path(), processes, WORKLOAD, &arguments)?;
     crew.begin(Phase::WarmUp);
     thread::sleep(run / 5);
     let begun = crew.begin(Phase::Measure);
@@ -78,7 +111,7 @@ fn measure_once(peer: Name, case: &str, run: Duration) -> Result<(Duration, u64)
     for report in crew.finish()? {
         pairs += report.parse::<u64>()?;
     }
-    Ok((took, pairs))
+    Ok(as_nanoseconds(took) * cores as f64 / pairs as f64)
 }
 
 enum Many {
@@ -189,6 +222,9 @@ fn pair(words: &Page, word: usize) {
 
 /// A worker's draws, its own and the same in every run.
 fn draws(case: &str, seed: u64) -> Vec<u32> {
+    if case == ONE {
+        return vec![0; DRAWS];
+    }
     let mut random = fastrand::Rng::with_seed(seed + 1);
     // Rank r has the weight 1/r by Zipf's law.
     let weight = |rank: usize| {

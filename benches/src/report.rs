@@ -36,6 +36,11 @@ pub fn markdown(rows: &[Row], how: &str) -> String {
             Best::Most,
         ),
         (
+            "over caslock",
+            "Contended: throughput over caslock's, round by round",
+            Best::Most,
+        ),
+        (
             "fairness",
             "Contended: slowest process over fastest",
             Best::Most,
@@ -159,7 +164,7 @@ fn crashes(figures: Figures<'_>) -> String {
             let of =
                 |cell: &(u32, u64)| figures.cell(crash::WORKLOAD, *cell, peer, "kill to grant");
             let mut values: Vec<_> = cells.iter().map(of).collect();
-            values.push(figures.case(crash::WORKLOAD, THREADS, peer));
+            values.push(figures.case(crash::WORKLOAD, THREADS, peer, "kill to grant"));
             (peer.label().into(), values)
         })
         .collect();

@@ -4,7 +4,7 @@
 //! cargo run --release -p caslock-bench
 //! ```
 //!
-//! On an idle machine; it takes about eight minutes, or two with `--quick`. The full run
+//! On an idle machine; it takes about ten minutes, or two with `--quick`. The full run
 //! writes into `benches/results/` and puts its tables into `benches/README.md`; a quick one,
 //! or one of a few workloads, writes into `target/caslock-bench/` unless it is told to publish.
 
@@ -72,11 +72,11 @@ struct Effort {
 const FULL: Effort = Effort {
     pair_rounds: 1500,
     contend_run: Duration::from_millis(400),
-    contend_rounds: 3,
-    handover_turns: 10,
+    contend_rounds: 5,
+    handover_turns: 30,
     crash_rounds: 11,
-    many_run: Duration::from_secs(1),
-    many_rounds: 5,
+    many_run: Duration::from_millis(200),
+    many_rounds: 25,
     names_rounds: 100,
     run_rounds: 300,
     idle: Duration::from_secs(20),
@@ -88,8 +88,8 @@ const QUICK: Effort = Effort {
     contend_rounds: 1,
     handover_turns: 2,
     crash_rounds: 3,
-    many_run: Duration::from_millis(300),
-    many_rounds: 2,
+    many_run: Duration::from_millis(100),
+    many_rounds: 5,
     names_rounds: 20,
     run_rounds: 60,
     idle: Duration::from_secs(5),
