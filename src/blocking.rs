@@ -726,7 +726,9 @@ mod tests {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
             let contention = &session.contention;
-            contention.turns.begin(place.slot, clock::now_ns());
+            contention
+                .turns
+                .begin(place.slot, words(0)[0], clock::now_ns());
             contention.turns.end(place.slot);
             let kept = words(0)[1];
             let offered = words(0)[0].vacated(Vacancy::Offered);

@@ -6,7 +6,6 @@
 //! mistakes.
 
 use crate::lock::SLOT_BITS;
-use crate::os::clock;
 use crate::protocol::word::{OwnerWord, Queue};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -42,55 +41,93 @@ fn is_over_slot(packed: u64, slot: u32) -> bool {
 /// so this bounds what fairness costs.
 const TURN_NS: u64 = 300_000;
 
-/// How many grants lie between two looks at the clock by a process that barges in; a power
-/// of two.
-const GRANTS_A_LOOK: u64 = 16;
+/// How many grants lie between two looks at the clock by a process that barges in, at most; a
+/// power of two. A look takes as long as an empty section.
+const MOST_GRANTS_A_LOOK: u64 = 16;
 
 /// When this process's turn at a slot began: when it last got it from another.
 ///
 /// For a few slots at a time. Of slots that share an entry, the turn at all but the last is
 /// over: were it begun anew by another slot's, it might never end.
 #[derive(Default)]
-pub(crate) struct Turns([AtomicU64; 8]);
+pub(crate) struct Turns([Turn; 8]);
+
+#[derive(Default)]
+struct Turn {
+    /// When it began, in microseconds, over the slot's number; at 0, it has ended.
+    begun: AtomicU64,
+    /// A word with the generation of its first grant.
+    first: AtomicU64,
+    /// Of generations that have one of these bits there is no look at the clock.
+    unlooked: AtomicU64,
+}
 
 impl Turns {
-    /// An entry is the time in microseconds.
     fn entry(slot: u32, now_ns: u64) -> u64 {
         over_slot(now_ns / 1_000, slot)
     }
 
-    /// A turn begins: the slot was waited for, and another process had it.
-    pub(crate) fn begin(&self, slot: u32, now_ns: u64) {
-        entry_of(&self.0, slot).store(Self::entry(slot, now_ns), Ordering::Relaxed);
+    /// A turn begins with `grant`: the slot was waited for, and another process had it.
+    pub(crate) fn begin(&self, slot: u32, grant: OwnerWord, now_ns: u64) {
+        let turn = entry_of(&self.0, slot);
+        turn.first.store(grant.bits(), Ordering::Relaxed);
+        turn.unlooked.store(0, Ordering::Relaxed);
+        let entry = Self::entry(slot, now_ns);
+        turn.begun.store(entry, Ordering::Relaxed);
     }
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
     pub(crate) fn end(&self, slot: u32) {
-        let entry = entry_of(&self.0, slot);
-        if is_over_slot(entry.load(Ordering::Relaxed), slot) {
-            entry.store(u64::from(slot), Ordering::Relaxed);
+        let begun = &entry_of(&self.0, slot).begun;
+        if is_over_slot(begun.load(Ordering::Relaxed), slot) {
+            begun.store(u64::from(slot), Ordering::Relaxed);
         }
     }
 
     /// Whether the last turn at the slot ended, and no other has begun.
     pub(crate) fn has_ended(&self, slot: u32) -> bool {
-        entry_of(&self.0, slot).load(Ordering::Relaxed) == u64::from(slot)
+        entry_of(&self.0, slot).begun.load(Ordering::Relaxed) == u64::from(slot)
+    }
+
+    /// Whether it is too early to look at the clock again at the release of `grant`: the turn is
+    /// not over, as far as anybody cares.
+    #[inline]
+    pub(crate) fn goes_on(&self, slot: u32, grant: OwnerWord) -> bool {
+        let unlooked = entry_of(&self.0, slot).unlooked.load(Ordering::Relaxed);
+        grant.generation() & unlooked != 0
     }
 
     /// Whether the process has had its turn at the slot that it holds by `grant`.
     ///
-    /// Behind one that sleeps the clock is always looked at: the release makes a system call,
-    /// and one that holds for long would take long to come to the next look.
-    pub(crate) fn is_over(&self, slot: u32, grant: OwnerWord, queue: Queue) -> bool {
-        if queue != Queue::Asleep && !grant.generation().is_multiple_of(GRANTS_A_LOOK) {
+    /// How long its grants have taken says after how many more to look at the clock. Behind one
+    /// that sleeps that is done each time: the release makes a system call anyway.
+    pub(crate) fn is_over(
+        &self,
+        slot: u32,
+        grant: OwnerWord,
+        queue: Queue,
+        now_ns: impl FnOnce() -> u64,
+    ) -> bool {
+        if queue != Queue::Asleep && self.goes_on(slot, grant) {
             return false;
         }
-        let (now, begun) = (
-            Self::entry(slot, clock::now_ns()),
-            entry_of(&self.0, slot).load(Ordering::Relaxed),
-        );
+        let turn = entry_of(&self.0, slot);
+        let begun = turn.begun.load(Ordering::Relaxed);
+        if !is_over_slot(begun, slot) {
+            return true;
+        }
         // Of one slot only the times differ, and what wraps there, wraps in both.
-        !is_over_slot(begun, slot) || now.wrapping_sub(begun) >> SLOT_BITS > TURN_NS / 1_000
+        let took_us = Self::entry(slot, now_ns()).wrapping_sub(begun) >> SLOT_BITS;
+        let left_us = (TURN_NS / 1_000).saturating_sub(took_us);
+        if left_us == 0 {
+            return true;
+        }
+        let first = OwnerWord::from_bits(turn.first.load(Ordering::Relaxed));
+        let grants = grant.generations_since(first) + 1;
+        let grants_left = left_us * grants / took_us.max(1);
+        let until_look = 1_u64 << grants_left.clamp(1, MOST_GRANTS_A_LOOK).ilog2();
+        turn.unlooked.store(until_look - 1, Ordering::Relaxed);
+        false
     }
 }
 
@@ -242,6 +279,72 @@ impl Streaks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Releases before an heir, by grants that take so long, until the turn is over: when that
+    /// is, and how often the clock was looked at.
+    fn turn_of(turns: &Turns, first: u64, grant_ns: u64) -> (u64, u32) {
+        let word = |grants| OwnerWord::released_at(first + grants);
+        let (begun_ns, mut looks) = (1_000_000, 0);
+        turns.begin(3, word(0), begun_ns);
+        for grants in 0.. {
+            let took_ns = (grants + 1) * grant_ns;
+            let look = || {
+                looks += 1;
+                begun_ns + took_ns
+            };
+            if turns.is_over(3, word(grants), Queue::Heir, look) {
+                return (took_ns, looks);
+            }
+        }
+        unreachable!("a turn ends");
+    }
+
+    #[test]
+    fn a_turn_ends_on_time_whatever_a_grant_takes_and_short_ones_look_at_the_clock_now_and_then() {
+        let turns = Turns::default();
+        // The last is about to wrap, as far as a word can tell.
+        for first in [5, 1 << 20, (1 << 28) - 3] {
+            for grant_ns in [30, 100, 1_000, 10_000, 100_000, 1_000_000] {
+                let (took_ns, looks) = turn_of(&turns, first, grant_ns);
+                let late = MOST_GRANTS_A_LOOK * grant_ns.min(1_000) + 2 * grant_ns.max(1_000);
+                assert!(took_ns > TURN_NS - 1_000, "{grant_ns}: {took_ns}");
+                assert!(took_ns <= TURN_NS + late, "{grant_ns}: {took_ns}");
+                let grants = took_ns / grant_ns;
+                assert!(u64::from(looks) <= grants / 16 + 8, "{grant_ns}: {looks}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_turn_is_over_where_another_slot_has_the_entry_or_it_was_ended_or_began_long_ago() {
+        let turns = Turns::default();
+        let is_over = |slot, generation, now_ns| {
+            let grant = OwnerWord::released_at(generation);
+            turns.is_over(slot, grant, Queue::Heir, || now_ns)
+        };
+        turns.begin(3, OwnerWord::released_at(5), 1_000);
+        assert!(!turns.has_ended(3) && !is_over(3, 5, 2_000));
+        // Looked at again after sixteen.
+        assert!(is_over(3 + 8, 16, 2_000), "it has had none");
+        assert!(!is_over(3, 17, 1_000_000) && is_over(3, 32, 1_000_000));
+        turns.end(3 + 8);
+        assert!(!turns.has_ended(3), "another slot's");
+        turns.end(3);
+        assert!(turns.has_ended(3) && is_over(3, 48, 3_000_000));
+        turns.begin(3 + 8, OwnerWord::released_at(7), 3_000_000);
+        assert!(is_over(3, 64, 3_000_000));
+    }
+
+    #[test]
+    fn behind_one_that_sleeps_the_clock_is_looked_at_each_time() {
+        let turns = Turns::default();
+        let grant = OwnerWord::released_at(5);
+        turns.begin(3, grant, 1_000);
+        assert!(!turns.is_over(3, grant, Queue::Asleep, || 1_000));
+        let late_ns = 2 * TURN_NS;
+        assert!(!turns.is_over(3, grant, Queue::Heir, || late_ns), "not yet");
+        assert!(turns.is_over(3, grant, Queue::Asleep, || late_ns));
+    }
 
     #[test]
     fn long_waits_shorten_the_spin_and_a_short_one_restores_it() {

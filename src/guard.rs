@@ -247,11 +247,22 @@ impl<'a> Held<'a> {
         FencingToken(self.grant.token())
     }
 
-    /// The release that is most common: nobody waits, nothing is to be told. False: nothing
-    /// was changed, and [`give_back`] has to look.
+    /// The releases that are most common: nobody waits, or an heir does and this process has
+    /// its turn; nothing is to be told. False: nothing was changed, and [`give_back`] has to
+    /// look.
     #[inline(always)]
     fn is_let_go(self, has_calls: bool) -> bool {
-        !has_calls && !self.is_wiped() && self.slot.release_quietly(&self.grant)
+        if has_calls || self.is_wiped() {
+            return false;
+        }
+        match self.grant.word().queue() {
+            Queue::Idle => self.slot.release_quietly(&self.grant, Vacancy::Released),
+            Queue::Heir => {
+                let (word, epoch) = (self.grant.word(), self.grant.epoch());
+                is_kept(self.lock, self.slot, self.index, word, epoch)
+            }
+            Queue::Asleep => false,
+        }
     }
 
     #[inline(always)]
@@ -271,6 +282,18 @@ impl Drop for Guard<'_> {
             drop_otherwise(held.lock, held.index, word, epoch, has_calls, panics);
         }
     }
+}
+
+/// Whether the slot was released before an heir in the middle of a turn, and kept. Out of line,
+/// and short enough to need no stack: see [`Held`].
+#[inline(never)]
+fn is_kept(lock: &Lock, slot: &Slot, index: u32, word: OwnerWord, epoch: u64) -> bool {
+    let session = lock.session();
+    let contention = &session.contention;
+    let kept = Vacancy::Kept(session.identity.pid());
+    contention.turns.goes_on(index, word)
+        && !contention.occupancy.is_low(index)
+        && slot.release_quietly(&Grant::from_parts(word, epoch, word), kept)
 }
 
 /// A guard dropped while others wait, by a panic, or after its grant was revoked. `panics`:
@@ -333,13 +356,13 @@ fn give_back(
     let is_before_sleepers =
         seen.queue() == Queue::Asleep && seen.grant_only() == word.grant_only();
     let turns = &contention.turns;
-    let is_over = is_before_sleepers && turns.is_over(index, word, Queue::Asleep);
+    let is_over = is_before_sleepers && turns.is_over(index, word, Queue::Asleep, clock::now_ns);
     if is_before_sleepers && !is_over {
         wait::call_heir(slot, seen, &Futex);
     }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if is_over || turns.is_over(index, word, queue) => {
+        _ if is_over || turns.is_over(index, word, queue, clock::now_ns) => {
             turns.end(index);
             Vacancy::Offered
         }
@@ -376,6 +399,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::contention::Contention;
     use crate::os::testing::{Child, SharedPage, Watchdog};
     use crate::table::LockTable;
 
@@ -388,7 +412,9 @@ mod tests {
             let guard = lock.acquire().unwrap();
             let (slot, index) = (guard.held.slot, guard.held.index);
             let contention = &lock.session().contention;
-            contention.turns.begin(index, clock::now_ns());
+            contention
+                .turns
+                .begin(index, guard.held.grant.word(), clock::now_ns());
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
             guard.release().unwrap();
             assert_eq!(slot.owner().queue(), Queue::Heir);
@@ -404,6 +430,52 @@ mod tests {
         // For so long nobody else has got it that this cannot be so.
         thread::sleep(Duration::from_millis(20));
         assert_eq!(released_before_an_heir(), (kept, false));
+    }
+
+    #[test]
+    fn before_an_heir_a_turn_goes_on_until_it_is_over_or_the_slot_is_free_most_of_the_time() {
+        const RELEASES: usize = 40;
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let contention = &lock.session().contention;
+        let (kept, offered, released) = (
+            Owner::Vacant(Vacancy::Kept(std::process::id())),
+            Owner::Vacant(Vacancy::Offered),
+            Owner::Vacant(Vacancy::Released),
+        );
+        // In a turn that begins now, and that `meanwhile` can end.
+        let left = |meanwhile: fn(&Contention, u32)| {
+            let guard = lock.acquire().unwrap();
+            let (slot, index) = (guard.held.slot, guard.held.index);
+            let turns = &contention.turns;
+            turns.begin(index, guard.held.grant.word(), clock::now_ns());
+            assert!(slot.queue_up(slot.owner(), Queue::Heir));
+            guard.release().unwrap();
+            let left = (0..RELEASES).map(|release| {
+                if release == RELEASES / 2 {
+                    meanwhile(contention, index);
+                }
+                let is_heirs = slot.owner().queue() == Queue::Heir;
+                lock.acquire().unwrap().release().unwrap();
+                (slot.owner().owner(), is_heirs)
+            });
+            left.collect::<Vec<_>>()
+        };
+        // Again and again, should this thread lose its processor for the length of a turn.
+        let in_vain = (0..100).find(|_| left(|_, _| {}) == [(kept, true); RELEASES]);
+        assert!(in_vain.is_some(), "no turn went on");
+        let ended = (0..100).find(|_| {
+            let left = left(|contention, index| contention.turns.end(index));
+            let at = left.iter().position(|&(left, _)| left == offered);
+            at.is_some_and(|at| (RELEASES / 2..RELEASES).contains(&at))
+        });
+        assert!(ended.is_some(), "no turn ended");
+        let freed = (0..100).find(|_| {
+            let left = left(|contention, index| contention.occupancy.lower(index));
+            left[RELEASES - 1].0 == released
+        });
+        assert!(freed.is_some(), "the slot was never left for free");
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Lock {
             }
             Guess::Doubted(doubt) => {
                 let seen = slot.owner();
-                if !seen.is_plain() && !may_take(seen, me) {
+                if !seen.is_plain() && !seen.is_kept_by(me) && !may_take(seen) {
                     return None;
                 }
                 let grant = granted(slot.take(seen, me, false))?;
@@ -360,7 +360,7 @@ impl Lock {
                         // them could go on for ever.
                         if !grant.from().is_kept_by(self.session.identity) {
                             let turns = &self.session.contention.turns;
-                            turns.begin(place.slot, ended_ns);
+                            turns.begin(place.slot, grant.word(), ended_ns);
                         }
                         // A guard first: should a log subscriber panic, it releases.
                         let guard = self.guard(granted);
@@ -428,11 +428,11 @@ fn granted(taken: Taken) -> Option<Grant> {
     }
 }
 
-/// Whether to take at once a slot that has a story to tell, or is some process's by courtesy.
+/// Whether to take at once a slot that has a story to tell.
 #[cold]
 #[inline(never)]
-fn may_take(seen: OwnerWord, me: Identity) -> bool {
-    seen.is_open() || seen.is_kept_by(me)
+fn may_take(seen: OwnerWord) -> bool {
+    seen.is_open()
 }
 
 /// Gives back a grant of a slot that has another name by now. Out of line, and by value:

@@ -445,10 +445,16 @@ impl Actor {
         self.release_as(grant, Vacancy::Released)
     }
 
-    /// The same as a guard does it: quietly first, which is what a release tries first, too.
+    /// The same as a guard does it in its turn: quietly first, which is what a release before
+    /// others tries first, too.
     #[must_use]
     pub fn release_as_guard(&self, grant: &Grant) -> bool {
-        self.world.slot().release_quietly(grant) || self.release(grant)
+        let kept = Vacancy::Kept(self.identity().pid());
+        let leaves = match grant.word().queue() {
+            Queue::Idle => Vacancy::Released,
+            Queue::Asleep | Queue::Heir => kept,
+        };
+        self.world.slot().release_quietly(grant, leaves) || self.release_before_others(grant, kept)
     }
 
     /// Releases the first slot, leaving `vacancy`; false when the grant was lost.

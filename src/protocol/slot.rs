@@ -359,17 +359,17 @@ impl Slot {
             .is_ok()
     }
 
-    /// `(me,g,Idle) -> Released,g,Idle`: the holder's own release when nobody waits. False
-    /// when that is not so, or no longer: then nothing was changed.
+    /// `(me,g,q) -> vacancy,g,q`: the holder's own release when nobody is to be woken, and that
+    /// was so at the grant. False when it is not so, or no longer: then nothing was changed.
     ///
     /// Without any reading of the owner word, which the last CAS has just written: the grant
     /// knows it.
     #[inline(always)]
     #[must_use]
-    pub fn release_quietly(&self, grant: &Grant) -> bool {
-        grant.word.queue() == Queue::Idle
+    pub fn release_quietly(&self, grant: &Grant, vacancy: Vacancy) -> bool {
+        grant.word.queue() != Queue::Asleep
             && self.epoch.load(Ordering::Relaxed) == grant.epoch
-            && self.vacate(grant.word, Vacancy::Released) != Vacated::Lost
+            && self.vacate(grant.word, vacancy) != Vacated::Lost
     }
 
     /// `(me,g) -> vacancy,g`: the holder's own release.

@@ -97,7 +97,7 @@ pub fn stale_release(stale: u64) -> Model {
                         marks.mark("saw its own word");
                     }
                     assert!(
-                        !two.slot().release_quietly(&old),
+                        !two.slot().release_quietly(&old, Vacancy::Released),
                         "a stale release succeeded"
                     );
                     let outcome = two.slot().release(&old, Vacancy::Released);
