@@ -10,7 +10,7 @@ use crate::holder::{Holder, escape_bytes};
 use crate::os::clock;
 use crate::os::fork::Gate;
 use crate::protocol::names::{Full, Key, NamingWords, Resolved};
-use crate::protocol::slot::{Grant, Slot, Taken};
+use crate::protocol::slot::{Grant, Left, Slot, Taken};
 use crate::protocol::wait;
 use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, Shared, nanos};
@@ -37,15 +37,18 @@ pub struct Lock {
 /// release of that grant left it, and the next grant need not wait for a reading of what the
 /// release has just written. A guess and nothing else: the compare-and-swap decides.
 ///
+/// So it is with a slot that its process keeps before an heir, for as long as its turn lasts.
+///
 /// A guess that fails takes the cache line from a holder for nothing. So after a failure the
-/// word is read, until the handle has once more got the slot twice running.
+/// word is read, until the handle has once more got the slot twice running, or for the first
+/// time in a turn.
 #[derive(Debug)]
 struct LastGrant(AtomicU64);
 
 /// What a handle supposes before it looks at the slot.
 #[derive(Clone, Copy)]
 enum Guess {
-    /// That this token's grant was the last.
+    /// That the last grant was that of the token in these bits, and how it was left.
     After(u64),
     /// Nothing, for this reason.
     Doubted(u64),
@@ -54,6 +57,8 @@ enum Guess {
 impl LastGrant {
     /// In doubt: with the token of a grant, whether the next follows it is to be seen.
     const DOUBTED: u64 = 1 << 63;
+    /// With the token of a grant: the slot was kept after it. Tokens do not get as far.
+    const KEPT: u64 = 1 << 62;
     /// In doubt since a guess failed.
     const FAILED: u64 = u64::MAX;
     /// Nothing is known yet.
@@ -67,25 +72,40 @@ impl LastGrant {
 
     #[inline(always)]
     fn guess(&self) -> Guess {
-        // Acquire, with the Release in `follow` and `end_check`: a token is of a grant that
-        // was before this, whichever thread had it. `Slot::take_after` wants one of the past.
+        // Acquire, with the Release in `follow`, `keep` and `end_check`: a token is of a grant
+        // that was before this, whichever thread had it. `Slot::take_after` wants one of the past.
         match self.0.load(Ordering::Acquire) {
-            token if token & Self::DOUBTED == 0 => Guess::After(token),
+            last if last & Self::DOUBTED == 0 => Guess::After(last),
             doubt => Guess::Doubted(doubt),
         }
     }
 
-    /// Remembers a grant that was guessed from `last`.
+    /// The token in the bits of a guess, and how its grant left the slot.
+    #[inline(always)]
+    const fn unpack(last: u64) -> (u64, Left) {
+        match last & Self::KEPT {
+            0 => (last, Left::Quiet),
+            _ => (last & !Self::KEPT, Left::Kept),
+        }
+    }
+
+    /// Remembers a grant that was guessed from `last`, as one that will be left like that.
     #[inline(always)]
     fn follow(&self, last: u64, grant: &Grant) {
         // Compared, not computed: where the guess was right the next token is at hand.
         let next = last + 1;
-        let token = if grant.epoch() == OwnerWord::epoch_of(next) {
+        let next = if grant.epoch() == OwnerWord::epoch_of(next & !Self::KEPT) {
             next
         } else {
-            grant.token()
+            grant.token() | last & Self::KEPT
         };
-        self.0.store(token, Ordering::Release);
+        self.0.store(next, Ordering::Release);
+    }
+
+    /// Remembers a grant of a slot that had been kept, as one that will be kept again.
+    #[cold]
+    fn keep(&self, token: u64) {
+        self.0.store(token | Self::KEPT, Ordering::Release);
     }
 
     /// Sees to a grant for which the word was read, because of `doubt`.
@@ -283,18 +303,24 @@ impl Lock {
         // No second attempt here, should a guess fail: it takes registers, and what is spilled
         // to the stack has to drain before each compare-and-swap.
         match self.last.guess() {
-            Guess::After(token) => {
-                let grant = granted(slot.take_after(token, me))?;
-                self.last.follow(token, &grant);
+            Guess::After(last) => {
+                let (token, left) = LastGrant::unpack(last);
+                let grant = granted(slot.take_after(token, left, me))?;
+                self.last.follow(last, &grant);
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
             Guess::Doubted(doubt) => {
                 let seen = slot.owner();
-                if !seen.is_plain() && !seen.is_kept_by(me) && !may_take(seen) {
+                let is_kept = !seen.is_plain() && seen.is_kept_by(me);
+                if !seen.is_plain() && !is_kept && !may_take(seen) {
                     return None;
                 }
                 let grant = granted(slot.take(seen, me, false))?;
-                self.last.check(doubt, &grant);
+                if is_kept {
+                    self.last.keep(grant.token());
+                } else {
+                    self.last.check(doubt, &grant);
+                }
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
         }
@@ -576,6 +602,7 @@ impl Drop for Naming<'_> {
 mod tests {
     use super::*;
     use crate::os::testing::Child;
+    use crate::protocol::word::Queue;
     use crate::table::LockTable;
 
     #[test]
@@ -622,6 +649,40 @@ mod tests {
             assert_eq!(handle.acquire().unwrap().token().0, first + grants);
         }
         assert!(guessed > 0, "no guess was made");
+    }
+
+    #[test]
+    fn in_a_turn_a_handle_guesses_that_the_slot_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let (place, turns) = (lock.place(), &lock.session.contention.turns);
+        let slot = lock.session.view.slot(place.slot);
+        let supposes_kept =
+            || guesses(&lock) && lock.last.0.load(Ordering::Relaxed) & LastGrant::KEPT != 0;
+        let mut token = lock.acquire().unwrap().token().0;
+        let mut next = || {
+            token += 1;
+            let guard = lock.acquire().unwrap();
+            assert_eq!(guard.token().0, token);
+            guard
+        };
+        // Again and again, should this thread lose its processor for the length of a turn.
+        let supposed = (0..100).find(|_| {
+            let guard = next();
+            turns.begin(place.slot, slot.owner(), clock::now_ns());
+            assert!(slot.queue_up(slot.owner(), Queue::Heir));
+            drop(guard);
+            (0..20).for_each(|_| drop(next()));
+            supposes_kept()
+        });
+        assert!(supposed.is_some(), "no guess was made");
+        turns.end(place.slot);
+        (0..20).for_each(|_| drop(next()));
+        assert!(
+            !supposes_kept(),
+            "the slot was offered, and left to nobody since"
+        );
     }
 
     /// A handle of the only slot's name, about to guess.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 
-use super::protocol::slot::{Grant, Slot, Taken, Vacated};
+use super::protocol::slot::{Grant, Left, Slot, Taken, Vacated};
 use super::protocol::wait::{self, Defer, Slept, Spin, Verdict, Waiting, Wake};
 use super::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use super::sync::{AtomicU32, Ordering};
@@ -423,10 +423,10 @@ impl Actor {
         self.noted(self.world.slot().take(seen, self.identity(), false))
     }
 
-    /// Takes the first slot if it is as the release of the grant of `token` left it.
+    /// Takes the first slot if it is as the release of the grant of `token` `left` it.
     #[must_use]
-    pub fn take_after(&self, token: u64) -> Option<Grant> {
-        self.noted(self.world.slot().take_after(token, self.identity()))
+    pub fn take_after(&self, token: u64, left: Left) -> Option<Grant> {
+        self.noted(self.world.slot().take_after(token, left, self.identity()))
     }
 
     fn noted(&self, taken: Taken) -> Option<Grant> {

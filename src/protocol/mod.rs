@@ -27,6 +27,7 @@
 //! | vacant, g, q           | (me, g+1, q)       | an acquirer               | `Slot::take`        |
 //! | vacant, g, q           | (me, g+1, Asleep)  | an heir, or after an offer| `Slot::take`        |
 //! | Released, g, Idle      | (me, g+1, Idle)    | who knows g, by guess     | `Slot::take_after`  |
+//! | Kept, g, Heir          | (me, g+1, Heir)    | who kept it, by guess     | `Slot::take_after`  |
 //! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
 //! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
 //! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |
@@ -60,7 +61,7 @@
 //!    bit of the in-word generation is the epoch's parity and says whether it lags.
 //!    `take` lets nobody cross into an epoch before the epoch word has reached the one
 //!    before, and whoever crosses moves it on before the token is given out. Under `Released`
-//!    it does not lag at all, so `take_after` need not look.
+//!    and `Kept` it does not lag at all, so `take_after` need not look.
 //! 4. *A stale guard changes nothing.* A release compares the epoch word and then, by its
 //!    CAS, the whole owner word: all 64 bits of the token. What is left is a guard that was
 //!    revoked, whose thread stops between those two instructions until its own process

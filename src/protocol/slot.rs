@@ -77,6 +77,15 @@ impl Grant {
     }
 }
 
+/// How the owner of a slot supposes that it left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Released, and nobody waits.
+    Quiet,
+    /// Kept before an heir, in its own process's turn.
+    Kept,
+}
+
 /// What became of an attempt to take a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -221,20 +230,23 @@ impl Slot {
         self.take_within(seen, mine, before)
     }
 
-    /// `Released,g -> (me,g+1)`: the grant after that of `token`, by whoever had that one and
-    /// supposes that the slot is as its release left it. Neither word is read before the CAS,
-    /// which decides whether that is so.
+    /// `Released,g,Idle -> (me,g+1)`, or `Kept,g,Heir -> (me,g+1)`: the grant after that of
+    /// `token`, by whoever had that one and supposes that the slot is as its release `left` it.
+    /// Neither word is read before the CAS, which decides whether that is so.
     ///
     /// `token` is of a grant of this slot, or the CAS meets no word of its own. The reading of
     /// the epoch word before is the one of long ago that `token` is from; the reading after is
     /// enough to tell a word that has come round since, which takes two epochs. For a word that
-    /// says `Released` has no epoch word that lags: its holder had settled that, or the operator
-    /// who acknowledged it ([`Slot::acknowledge`]), and the CAS acquires what that one saw
+    /// says `Released` or `Kept` has no epoch word that lags: its holder had settled that, or the
+    /// operator who acknowledged it ([`Slot::acknowledge`]), and the CAS acquires what that one saw
     /// ([`Site::Grant`] with [`Site::Vacate`]). So an epoch word that is still `token`'s, or the
     /// next where this grant crosses, was it all the time.
     #[inline(always)]
-    pub fn take_after(&self, token: u64, me: Identity) -> Taken {
-        let seen = OwnerWord::released_at(token);
+    pub fn take_after(&self, token: u64, left: Left, me: Identity) -> Taken {
+        let seen = match left {
+            Left::Quiet => OwnerWord::released_at(token),
+            Left::Kept => OwnerWord::kept_at(token, me),
+        };
         let epoch = OwnerWord::epoch_of(token.wrapping_add(1));
         self.take_within(seen, seen.granted_to(me), epoch)
     }
@@ -510,29 +522,42 @@ mod tests {
     fn a_guess_is_granted_from_the_word_that_the_release_left_and_from_no_other() {
         let (slot, me) = (Slot::new(), Identity::new(1, 0));
         let first = take(&slot, me);
-        assert_eq!(slot.take_after(first.token(), me), Taken::Changed, "held");
+        let take_after = |token| slot.take_after(token, Left::Quiet, me);
+        assert_eq!(take_after(first.token()), Taken::Changed, "held");
         let _ = slot.release(&first, Vacancy::Released);
-        assert_eq!(slot.take_after(first.token() + 1, me), Taken::Changed);
-        let Taken::Granted(second) = slot.take_after(first.token(), me) else {
+        assert_eq!(take_after(first.token() + 1), Taken::Changed);
+        let Taken::Granted(second) = take_after(first.token()) else {
             panic!("the word is as it was left");
         };
         assert_eq!(second.token(), first.token() + 1);
         assert_eq!(second.from().owner(), Owner::Vacant(Vacancy::Released));
         let _ = slot.release(&second, Vacancy::Panicked(1));
         let news = "the next owner is to be told of the panic";
-        assert_eq!(
-            slot.take_after(second.token(), me),
-            Taken::Changed,
-            "{news}"
-        );
+        assert_eq!(take_after(second.token()), Taken::Changed, "{news}");
         let third = take(&slot, me);
         assert!(slot.queue_up(third.word(), Queue::Asleep));
         let _ = slot.release(&third, Vacancy::Released);
-        assert_eq!(
-            slot.take_after(third.token(), me),
-            Taken::Changed,
-            "waited for"
-        );
+        assert_eq!(take_after(third.token()), Taken::Changed, "waited for");
+    }
+
+    #[test]
+    fn a_guess_that_a_slot_was_kept_is_granted_to_the_process_that_kept_it_and_leaves_the_heir() {
+        let (slot, me, other) = (Slot::new(), Identity::new(1, 0), Identity::new(2, 0));
+        let first = take(&slot, me);
+        let kept = |token, who| slot.take_after(token, Left::Kept, who);
+        assert!(slot.queue_up(first.word(), Queue::Heir));
+        let _ = slot.release_before_others(&first, |_| Vacancy::Kept(1));
+        assert_eq!(kept(first.token(), other), Taken::Changed, "not its own");
+        assert_eq!(kept(first.token() + 1, me), Taken::Changed);
+        let left = slot.take_after(first.token(), Left::Quiet, me);
+        assert_eq!(left, Taken::Changed);
+        let Taken::Granted(second) = kept(first.token(), me) else {
+            panic!("the word is as it was left");
+        };
+        assert_eq!(second.token(), first.token() + 1);
+        assert_eq!(slot.owner().queue(), Queue::Heir);
+        let _ = slot.release_before_others(&second, |_| Vacancy::Offered);
+        assert_eq!(kept(second.token(), me), Taken::Changed, "the heir's");
     }
 
     #[test]
@@ -542,7 +567,7 @@ mod tests {
 
     #[test]
     fn guessed_tokens_go_up_by_one_across_an_epoch() {
-        across_an_epoch(|slot, last, me| slot.take_after(last, me));
+        across_an_epoch(|slot, last, me| slot.take_after(last, Left::Quiet, me));
     }
 
     /// Which a namer can leave that dies while it raises a slot's tokens to the last of an epoch.

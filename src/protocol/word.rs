@@ -345,6 +345,16 @@ impl OwnerWord {
         Self(RELEASED << SESSION_SHIFT | (token & GENERATION_MASK) << GENERATION_SHIFT)
     }
 
+    /// What the release of the grant with `token` leaves when `identity` keeps the slot before
+    /// an heir.
+    #[inline]
+    #[must_use]
+    pub const fn kept_at(token: u64, identity: Identity) -> Self {
+        let holder = (identity.pid() as u64) << SESSION_BITS | KEPT;
+        let generation = (token & GENERATION_MASK) << GENERATION_SHIFT;
+        Self(holder << SESSION_SHIFT | generation | Queue::Heir as u64)
+    }
+
     /// The same owner at the generation that `token` has in a word.
     #[must_use]
     pub const fn at_token(self, token: u64) -> Self {

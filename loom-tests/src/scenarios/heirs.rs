@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::model::{Actor, Call, Judge, Manners, World, act, finish};
 use super::super::protocol::reclaim::sweep;
-use super::super::protocol::slot::Grant;
+use super::super::protocol::slot::{Grant, Left};
 use super::super::protocol::word::{Owner, Queue, Vacancy};
 use crate::check::{Model, Reached};
 
@@ -266,12 +266,21 @@ pub fn stands_aside(courtesy: Courtesy) -> Model {
     .reaching(&["slept, and came as the heir"])
 }
 
+/// How a holder comes back for what it kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// It reads the word.
+    ByLook,
+    /// By what it knows of its grant.
+    ByGuess,
+}
+
 /// A holder that keeps the slot while others wait, and comes back for it, and a waiter.
 #[must_use]
-pub fn holder_comes_back(manners: Manners) -> Model {
+pub fn holder_comes_back(back: Back, manners: Manners) -> Model {
     Model::new(
         format!(
-            "a holder that comes back for what it kept, a waiter, {}",
+            "a holder that comes back for what it kept, {back:?}, a waiter, {}",
             named(manners)
         ),
         NOBODY_UNHEARD,
@@ -285,7 +294,11 @@ pub fn holder_comes_back(manners: Manners) -> Model {
                     world_enter(&holder, &grant);
                     let kept = Vacancy::Kept(holder.identity().pid());
                     assert!(holder.release_before_others(&grant, kept));
-                    let Some(grant) = holder.try_acquire() else {
+                    let again = match back {
+                        Back::ByLook => holder.try_acquire(),
+                        Back::ByGuess => holder.take_after(grant.token(), Left::Kept),
+                    };
+                    let Some(grant) = again else {
                         return;
                     };
                     world_enter(&holder, &grant);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::super::model::{Actor, Judge, Sleep, World, act, done, finish, identity, pass, take};
-use super::super::protocol::slot::{Grant, Slot, Taken, Vacated};
-use super::super::protocol::word::{Identity, Owner, Vacancy};
+use super::super::protocol::slot::{Grant, Left, Slot, Taken, Vacated};
+use super::super::protocol::word::{Identity, Owner, Queue, Vacancy};
 use super::super::widths::GENERATION_BITS;
 use crate::check::{Model, Reached};
 use crate::stop;
@@ -195,28 +195,33 @@ pub fn stale_take(start: u64) -> Model {
 }
 
 /// An owner that comes back to a slot by what it knows of its last grant there, after `start`
-/// grants, beside another that takes the slot until the word has come round.
+/// grants, beside another that takes the slot until the word has come round: another process
+/// or, as only its own keeps the slot for it, another thread.
 #[must_use]
-pub fn guesser(start: u64) -> Model {
+pub fn guesser(left: Left, start: u64) -> Model {
     Model::new(
-        format!("a guesser, {PERIOD} grants of another, from token {start}"),
+        format!("a guesser, {PERIOD} grants of another, {left:?}, from token {start}"),
         "a grant by guess is of its own token, and sees the last holder's writes",
         2,
         move |reached| {
             let world = World::after(start, 2);
-            let (holder, guesser) = (Actor::new(&world, 0), Actor::new(&world, 1));
-            let known = inherit(&guesser).expect("nobody else is about").token();
+            let guesser = Actor::new(&world, 1);
+            let holder = match left {
+                Left::Quiet => Actor::new(&world, 0),
+                Left::Kept => Actor::new(&world, 1),
+            };
+            let known = known_to(&guesser, left);
             let marks = reached.clone();
             let all = [
                 act(move || {
                     for _ in 0..PERIOD {
-                        if inherit(&holder).is_none() {
+                        if inherit_and_leave(&holder, left).is_none() {
                             return;
                         }
                     }
                 }),
                 act(move || {
-                    let Some(grant) = guesser.take_after(known) else {
+                    let Some(grant) = guesser.take_after(known, left) else {
                         return marks.mark("changed");
                     };
                     guesser.world().section.enter(grant.token());
@@ -237,21 +242,21 @@ pub fn guesser(start: u64) -> Model {
 
 /// A guesser that dies anywhere, and an heir, after `start` grants; then more, one by one.
 #[must_use]
-pub fn guesser_stops(start: u64, steps: u32) -> Model {
+pub fn guesser_stops(left: Left, start: u64, steps: u32) -> Model {
     Model::new(
-        format!("a guesser that dies anywhere, an heir, from token {start}"),
+        format!("a guesser that dies anywhere, an heir, {left:?}, from token {start}"),
         "tokens rise though a grant by guess dies before its epoch is helped forward",
         2,
         move |reached| {
             let world = World::after(start, 2);
             let mortal = Actor::new(&world, 0);
-            let known = inherit(&mortal).expect("nobody else is about").token();
+            let known = known_to(&mortal, left);
             let heir = Actor::new(&world, 1).judging(Judge::TheDead);
             let (one, two) = (world.clone(), reached.clone());
             let all = [
                 act(move || {
                     let once = || {
-                        let grant = mortal.take_after(known)?;
+                        let grant = mortal.take_after(known, left)?;
                         mortal.world().section.enter(grant.token());
                         assert!(mortal.release(&grant), "nobody revokes it");
                         Some(grant)
@@ -365,10 +370,29 @@ fn mark_takeover(grant: &Grant, reached: &Reached) {
 
 /// Takes a slot that is vacant or a dead one's, and releases it.
 fn inherit(actor: &Actor) -> Option<Grant> {
+    inherit_and_leave(actor, Left::Quiet)
+}
+
+/// The same, and leaves it so.
+fn inherit_and_leave(actor: &Actor, left: Left) -> Option<Grant> {
     let grant = actor.try_inherit()?;
     actor.world().section.enter(grant.token());
-    assert!(actor.release(&grant), "nobody revokes it");
+    let released = match left {
+        Left::Quiet => actor.release(&grant),
+        Left::Kept => actor.release_as_guard(&grant),
+    };
+    assert!(released, "nobody revokes it");
     Some(grant)
+}
+
+/// The token of a grant of `actor`'s that it has left so, while nobody else is about.
+fn known_to(actor: &Actor, left: Left) -> u64 {
+    let slot = actor.world().slot();
+    if left == Left::Kept {
+        assert!(slot.queue_up(slot.owner(), Queue::Heir));
+    }
+    let known = inherit_and_leave(actor, left).expect("nobody else is about");
+    known.token()
 }
 
 /// One owner after the other dies anywhere, each taken over by the next, through two
@@ -469,10 +493,13 @@ fn acknowledge_and_guess(start: u64, first: u32, second: u32, reached: &Reached)
     };
     left_by(first, &|| Some(take(slot, mortal)));
     for token in known {
-        left_by(second, &|| match slot.take_after(token, guesser) {
-            Taken::Granted(grant) => Some(grant),
-            Taken::Changed | Taken::Revoked => None,
-        });
+        left_by(
+            second,
+            &|| match slot.take_after(token, Left::Quiet, guesser) {
+                Taken::Granted(grant) => Some(grant),
+                Taken::Changed | Taken::Revoked => None,
+            },
+        );
     }
     for _ in 0..PERIOD {
         grants += 1;

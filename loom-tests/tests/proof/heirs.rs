@@ -3,9 +3,9 @@
 use caslock_loom::wide::model::Manners;
 use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::heirs::{
-    Again, By, Courtesy, Heir, barging_holder, called_and_kept, heir_is_gone, holder_comes_back,
-    leaves_and_waits, left_by, nobody_comes, revoked_under_an_heir, self_appointed, stands_aside,
-    woken_heir_leaves,
+    Again, Back, By, Courtesy, Heir, barging_holder, called_and_kept, heir_is_gone,
+    holder_comes_back, leaves_and_waits, left_by, nobody_comes, revoked_under_an_heir,
+    self_appointed, stands_aside, woken_heir_leaves,
 };
 
 use crate::Part;
@@ -54,9 +54,13 @@ pub fn parts() -> Vec<Part> {
         "who_looks_again_behind_others_is_heard":
             barging_holder(Courtesy::Nothing, 2, LOOKS_AGAIN);
         "an_heir_retires_while_the_holder_comes_back_for_the_slot":
-            holder_comes_back(RETIRES);
+            holder_comes_back(Back::ByLook, RETIRES);
         "an_heir_attends_while_the_holder_comes_back_for_the_slot":
-            holder_comes_back(ATTENDS);
+            holder_comes_back(Back::ByLook, ATTENDS);
+        "an_heir_retires_while_the_holder_guesses_that_the_slot_is_as_it_kept_it":
+            holder_comes_back(Back::ByGuess, RETIRES);
+        "an_heir_attends_while_the_holder_guesses_that_the_slot_is_as_it_kept_it":
+            holder_comes_back(Back::ByGuess, ATTENDS);
         "a_woken_heir_leaves_beside_one_of_its_own_making":
             woken_heir_leaves();
         "a_reclaim_under_an_heir_is_noticed":

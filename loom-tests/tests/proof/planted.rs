@@ -92,7 +92,7 @@ fn plants() -> Vec<Plant> {
         token_counted_apart by revoke::evicted_while_granted(),
         reclaimer_clears by waiting::reclaim_wakes(),
         help_skipped by wrap::nested_crashes(),
-        guess_unread by wrap::guesser(1),
+        guess_unread by wrap::guesser(planted::guess_unread::protocol::slot::Left::Quiet, 1),
         acknowledged_unsettled by wrap::acknowledged_and_guessed(),
         leaver_keeps_wake by waiting::two_waiters(waiting::Second::LeavesWoken),
         wake_word_read_late by waiting::waiter_and_wake(0),

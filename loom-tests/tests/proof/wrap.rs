@@ -3,6 +3,7 @@
 use crate::{Part, parts};
 use caslock_loom::check::Model;
 use caslock_loom::tiny;
+use caslock_loom::tiny::protocol::slot::Left;
 use caslock_loom::tiny::scenarios::wrap::{
     Waits, acknowledged_and_guessed, guesser, guesser_stops, nested_crashes, onlooker, owner_stops,
     stale_look, stale_release, stale_take, triers_across_epochs,
@@ -33,14 +34,17 @@ fn a_grant_from_a_word_that_has_come_round_is_one() {
 }
 
 fn a_grant_by_guess_is_of_its_own_token() {
-    for start in 0..4 {
-        guesser(start).prove();
+    for left in [Left::Quiet, Left::Kept] {
+        for start in 0..4 {
+            guesser(left, start).prove();
+        }
     }
 }
 
 fn an_owner_that_guesses_may_die_anywhere() {
     for start in 0..4 {
-        Model::prove_at_each_stop(|steps| guesser_stops(start, steps));
+        Model::prove_at_each_stop(|steps| guesser_stops(Left::Quiet, start, steps));
+        Model::prove_at_each_stop(|steps| guesser_stops(Left::Kept, start, steps));
     }
 }
 
