@@ -78,9 +78,10 @@ impl Turns {
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
     pub(crate) fn end(&self, slot: u32) {
-        let begun = &entry_of(&self.0, slot).begun;
-        if is_over_slot(begun.load(Ordering::Relaxed), slot) {
-            begun.store(u64::from(slot), Ordering::Relaxed);
+        let turn = entry_of(&self.0, slot);
+        if is_over_slot(turn.begun.load(Ordering::Relaxed), slot) {
+            turn.begun.store(u64::from(slot), Ordering::Relaxed);
+            turn.unlooked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -89,8 +90,8 @@ impl Turns {
         entry_of(&self.0, slot).begun.load(Ordering::Relaxed) == u64::from(slot)
     }
 
-    /// Whether it is too early to look at the clock again at the release of `grant`: the turn is
-    /// not over, as far as anybody cares.
+    /// Whether it is too early to look at the clock again at the release of `grant`: a turn that
+    /// goes on may do so until then, for fifteen grants at most.
     #[inline]
     pub(crate) fn goes_on(&self, slot: u32, grant: OwnerWord) -> bool {
         let unlooked = entry_of(&self.0, slot).unlooked.load(Ordering::Relaxed);
@@ -330,7 +331,7 @@ mod tests {
         turns.end(3 + 8);
         assert!(!turns.has_ended(3), "another slot's");
         turns.end(3);
-        assert!(turns.has_ended(3) && is_over(3, 48, 3_000_000));
+        assert!(turns.has_ended(3) && is_over(3, 33, 3_000_000));
         turns.begin(3 + 8, OwnerWord::released_at(7), 3_000_000);
         assert!(is_over(3, 64, 3_000_000));
     }

@@ -40,8 +40,7 @@ pub struct Lock {
 /// So it is with a slot that its process keeps before an heir, for as long as its turn lasts.
 ///
 /// A guess that fails takes the cache line from a holder for nothing. So after a failure the
-/// word is read, until the handle has once more got the slot twice running, or for the first
-/// time in a turn.
+/// word is read, until the handle has once more got the slot twice running.
 #[derive(Debug)]
 struct LastGrant(AtomicU64);
 
@@ -72,8 +71,9 @@ impl LastGrant {
 
     #[inline(always)]
     fn guess(&self) -> Guess {
-        // Acquire, with the Release in `follow`, `keep` and `end_check`: a token is of a grant
-        // that was before this, whichever thread had it. `Slot::take_after` wants one of the past.
+        // Acquire, with the Release in `follow`, `check_kept` and `end_check`: a token is of a
+        // grant that was before this, whichever thread had it. `Slot::take_after` wants one of the
+        // past.
         match self.0.load(Ordering::Acquire) {
             last if last & Self::DOUBTED == 0 => Guess::After(last),
             doubt => Guess::Doubted(doubt),
@@ -102,10 +102,16 @@ impl LastGrant {
         self.0.store(next, Ordering::Release);
     }
 
-    /// Remembers a grant of a slot that had been kept, as one that will be kept again.
+    /// Sees to a grant of a slot that had been kept, for which the word was read because of
+    /// `doubt`. Each is compared with the next: a turn is soon over.
     #[cold]
-    fn keep(&self, token: u64) {
-        self.0.store(token | Self::KEPT, Ordering::Release);
+    fn check_kept(&self, doubt: u64, token: u64) {
+        let bits = if doubt == token.wrapping_sub(1) | Self::DOUBTED {
+            token | Self::KEPT
+        } else {
+            token | Self::DOUBTED
+        };
+        self.0.store(bits, Ordering::Release);
     }
 
     /// Sees to a grant for which the word was read, because of `doubt`.
@@ -311,13 +317,15 @@ impl Lock {
             }
             Guess::Doubted(doubt) => {
                 let seen = slot.owner();
-                let is_kept = !seen.is_plain() && seen.is_kept_by(me);
-                if !seen.is_plain() && !is_kept && !may_take(seen) {
+                // Asked first, and alone most of the time.
+                let is_plain = seen.is_plain();
+                let is_kept = !is_plain && seen.is_kept_by(me);
+                if !is_plain && !is_kept && !may_take(seen) {
                     return None;
                 }
                 let grant = granted(slot.take(seen, me, false))?;
                 if is_kept {
-                    self.last.keep(grant.token());
+                    self.last.check_kept(doubt, grant.token());
                 } else {
                     self.last.check(doubt, &grant);
                 }
@@ -454,7 +462,7 @@ fn granted(taken: Taken) -> Option<Grant> {
     }
 }
 
-/// Whether to take at once a slot that has a story to tell.
+/// Whether to take at once a slot that may have a story to tell. Out of line: few have.
 #[cold]
 #[inline(never)]
 fn may_take(seen: OwnerWord) -> bool {
@@ -658,29 +666,33 @@ mod tests {
         let lock = table.lock("job").unwrap();
         let (place, turns) = (lock.place(), &lock.session.contention.turns);
         let slot = lock.session.view.slot(place.slot);
-        let supposes_kept =
-            || guesses(&lock) && lock.last.0.load(Ordering::Relaxed) & LastGrant::KEPT != 0;
+        let supposes_kept = |handle: &Lock| {
+            guesses(handle) && handle.last.0.load(Ordering::Relaxed) & LastGrant::KEPT != 0
+        };
         let mut token = lock.acquire().unwrap().token().0;
-        let mut next = || {
+        let mut pass = |handle: &Lock| {
             token += 1;
-            let guard = lock.acquire().unwrap();
-            assert_eq!(guard.token().0, token);
-            guard
+            assert_eq!(handle.acquire().unwrap().token().0, token);
         };
         // Again and again, should this thread lose its processor for the length of a turn.
         let supposed = (0..100).find(|_| {
-            let guard = next();
+            pass(&lock);
             turns.begin(place.slot, slot.owner(), clock::now_ns());
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
-            drop(guard);
-            (0..20).for_each(|_| drop(next()));
-            supposes_kept()
+            (0..20).for_each(|_| pass(&lock));
+            supposes_kept(&lock)
         });
         assert!(supposed.is_some(), "no guess was made");
+        // Two that take turns do not guess again and again in vain.
+        let other = lock.clone();
+        for handle in [&other, &lock, &other, &lock, &other, &lock] {
+            pass(handle);
+            assert!(!supposes_kept(handle));
+        }
         turns.end(place.slot);
-        (0..20).for_each(|_| drop(next()));
+        (0..20).for_each(|_| pass(&lock));
         assert!(
-            !supposes_kept(),
+            !supposes_kept(&lock),
             "the slot was offered, and left to nobody since"
         );
     }

@@ -35,7 +35,7 @@ const SLOTS: u32 = 16_384;
 /// How names are drawn.
 pub const CASES: [&str; 2] = ["uniform", "zipf"];
 /// One process, which takes the same lock over and over.
-const ONE: &str = "one lock";
+const ONE: &str = "one process, one lock";
 const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Robust];
 /// Their places among the peers.
 const CASLOCK: usize = 0;
@@ -69,7 +69,7 @@ pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
             )
             .case(case)
             .processes(processes(case))
-            .size(NAMES as u64)
+            .size(if *case == ONE { 1 } else { NAMES as u64 })
         };
         for (peer, taken) in PEERS.iter().zip(taken) {
             rows.push(row(*peer, "pair", "ns", taken));

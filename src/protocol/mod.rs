@@ -31,7 +31,9 @@
 //! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
 //! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
 //! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |
+//! | (me, g, Idle)          | Released, g, Idle  | the same, at first        | `Slot::release_quietly` |
 //! | (me, g, not Idle)      | Kept, g, q'        | the holder, in its turn   | `Slot::release_before_others` |
+//! | (me, g, Heir)          | Kept, g, Heir      | the same, at first        | `Slot::release_quietly` |
 //! | (me, g, not Idle)      | Offered, g, q'     | the holder, after its turn| `Slot::release_before_others` |
 //! | (me, g, q)             | Panicked, g, q'    | the holder, unwinding     | `Slot::release`     |
 //! | (me, g, q)             | as it was, g, q'   | the holder, declining     | `Slot::undo`        |

@@ -216,12 +216,12 @@ pub const BUGS: &[Bug] = &[
         slow: false,
         edits: &[Edit {
             file: "src/protocol/slot.rs",
-            right: "            && self.vacate(grant.word, Vacancy::Released) != Vacated::Lost
+            right: "            && self.vacate(grant.word, vacancy) != Vacated::Lost
 ",
             wrong: "            && {
                 let half_free = grant.word.bits() & ((1 << 30) - 1) | 0x7ff << 30;
                 self.owner.store(half_free, ord(Site::Vacate));
-                let free = grant.word.vacated(Vacancy::Released);
+                let free = grant.word.vacated(vacancy);
                 self.owner.store(free.bits(), ord(Site::Vacate));
                 true
             }
