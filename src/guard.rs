@@ -253,16 +253,13 @@ impl<'a> Held<'a> {
     /// look.
     #[inline(always)]
     fn is_let_go(self, has_calls: bool) -> bool {
-        if has_calls || self.is_wiped() {
-            return false;
-        }
-        match self.grant.word().queue() {
-            Queue::Idle => self.slot.release_quietly(&self.grant, Vacancy::Released),
-            Queue::Heir => {
-                let (word, epoch) = (self.grant.word(), self.grant.epoch());
-                keep_in_turn(self.lock, self.slot, self.index, word, epoch)
-            }
-            Queue::Asleep => false,
+        let (word, epoch) = (self.grant.word(), self.grant.epoch());
+        if word.queue() == Queue::Idle {
+            !has_calls
+                && !self.is_wiped()
+                && self.slot.release_quietly(&self.grant, Vacancy::Released)
+        } else {
+            !has_calls && keep_in_turn(self.lock, self.slot, self.index, word, epoch)
         }
     }
 
@@ -292,7 +289,9 @@ fn keep_in_turn(lock: &Lock, slot: &Slot, index: u32, word: OwnerWord, epoch: u6
     let session = lock.session();
     let contention = &session.contention;
     let kept = Vacancy::Kept(session.identity.pid());
-    contention.turns.goes_on(index, word)
+    word.queue() == Queue::Heir
+        && !session.gate.is_wiped()
+        && contention.turns.goes_on(index, word)
         && !contention.occupancy.is_low(index)
         && slot.release_quietly(&Grant::from_parts(word, epoch, word), kept)
 }
@@ -492,6 +491,8 @@ mod tests {
         });
         let guard = unasked.expect("a turn went on before");
         let (slot, index) = (guard.held.slot, guard.held.index);
+        let held = guard.held;
+        Child::fork(|| assert!(!held.is_let_go(false), "the grant is the parent's")).join();
         contention.occupancy.lower(index);
         guard.release().unwrap();
         assert_eq!(slot.owner().owner(), released);

@@ -47,8 +47,10 @@ struct LastGrant(AtomicU64);
 /// What a handle supposes before it looks at the slot.
 #[derive(Clone, Copy)]
 enum Guess {
-    /// That the last grant was that of the token in these bits, and how it was left.
+    /// That the last grant was this token's, and that the slot was left quiet.
     After(u64),
+    /// That the last grant was this token's, and that the slot was kept.
+    Kept(u64),
     /// Nothing, for this reason.
     Doubted(u64),
 }
@@ -56,7 +58,8 @@ enum Guess {
 impl LastGrant {
     /// In doubt: with the token of a grant, whether the next follows it is to be seen.
     const DOUBTED: u64 = 1 << 63;
-    /// With the token of a grant: the slot was kept after it. Tokens do not get as far.
+    /// With the token of a grant: the slot was kept after it, or before it and in doubt. Tokens
+    /// do not get as far.
     const KEPT: u64 = 1 << 62;
     /// In doubt since a guess failed.
     const FAILED: u64 = u64::MAX;
@@ -71,47 +74,56 @@ impl LastGrant {
 
     #[inline(always)]
     fn guess(&self) -> Guess {
-        // Acquire, with the Release in `follow`, `check_kept` and `end_check`: a token is of a
-        // grant that was before this, whichever thread had it. `Slot::take_after` wants one of the
-        // past.
+        // Acquire, with the Release in `follow`, `follow_kept` and `end_check`: a token is
+        // of a grant that was before this, whichever thread had it. `Slot::take_after` wants one of
+        // the past.
         match self.0.load(Ordering::Acquire) {
-            last if last & Self::DOUBTED == 0 => Guess::After(last),
+            token if token < Self::KEPT => Guess::After(token),
+            last if last & Self::DOUBTED == 0 => Guess::Kept(last & !Self::KEPT),
             doubt => Guess::Doubted(doubt),
         }
     }
 
-    /// The token in the bits of a guess, and how its grant left the slot.
+    /// Remembers a grant that was guessed from `last`.
     #[inline(always)]
-    const fn unpack(last: u64) -> (u64, Left) {
-        match last & Self::KEPT {
-            0 => (last, Left::Quiet),
-            _ => (last & !Self::KEPT, Left::Kept),
+    fn follow(&self, last: u64, grant: &Grant) {
+        self.0.store(Self::next(last, grant), Ordering::Release);
+    }
+
+    /// Remembers a grant that was guessed from `last`, as one that will be kept again.
+    #[inline(always)]
+    fn follow_kept(&self, last: u64, grant: &Grant) {
+        let token = Self::next(last, grant);
+        self.0.store(token | Self::KEPT, Ordering::Release);
+    }
+
+    /// The token of a grant that was guessed from `last`.
+    #[inline(always)]
+    fn next(last: u64, grant: &Grant) -> u64 {
+        // Compared, not computed: where the guess was right the next token is at hand.
+        let next = last + 1;
+        if grant.epoch() == OwnerWord::epoch_of(next) {
+            next
+        } else {
+            grant.token()
         }
     }
 
-    /// Remembers a grant that was guessed from `last`, as one that will be left like that.
-    #[inline(always)]
-    fn follow(&self, last: u64, grant: &Grant) {
-        // Compared, not computed: where the guess was right the next token is at hand.
-        let next = last + 1;
-        let next = if grant.epoch() == OwnerWord::epoch_of(next & !Self::KEPT) {
-            next
-        } else {
-            grant.token() | last & Self::KEPT
-        };
-        self.0.store(next, Ordering::Release);
-    }
-
-    /// Sees to a grant of a slot that had been kept, for which the word was read because of
-    /// `doubt`. Each is compared with the next: a turn is soon over.
+    /// What a slot that has a story to tell makes of `doubt`; `None` where it is not to be taken
+    /// at once. Out of line: few have one.
     #[cold]
-    fn check_kept(&self, doubt: u64, token: u64) {
-        let bits = if doubt == token.wrapping_sub(1) | Self::DOUBTED {
-            token | Self::KEPT
+    #[inline(never)]
+    fn reconsider(doubt: u64, seen: OwnerWord, me: Identity) -> Option<u64> {
+        if !seen.is_kept_by(me) {
+            return seen.is_open().then_some(doubt);
+        }
+        // In a turn each grant is compared with the next: it is soon over.
+        let was_kept = doubt < Self::FRESH && doubt & Self::KEPT != 0;
+        Some(if was_kept {
+            doubt
         } else {
-            token | Self::DOUBTED
-        };
-        self.0.store(bits, Ordering::Release);
+            Self::DOUBTED | Self::KEPT
+        })
     }
 
     /// Sees to a grant for which the word was read, because of `doubt`.
@@ -131,10 +143,15 @@ impl LastGrant {
 
     #[cold]
     fn end_check(&self, doubt: u64, token: u64) {
-        let bits = if doubt == token.wrapping_sub(1) | Self::DOUBTED {
-            token
-        } else if doubt == Self::FRESH {
+        let follows = |flags| doubt == token.wrapping_sub(1) | flags;
+        let bits = if doubt == Self::FRESH {
             token | Self::DOUBTED
+        } else if follows(Self::DOUBTED) {
+            token
+        } else if follows(Self::DOUBTED | Self::KEPT) {
+            token | Self::KEPT
+        } else if doubt & Self::KEPT != 0 {
+            token | Self::DOUBTED | Self::KEPT
         } else {
             Self::FAILED
         };
@@ -309,26 +326,24 @@ impl Lock {
         // No second attempt here, should a guess fail: it takes registers, and what is spilled
         // to the stack has to drain before each compare-and-swap.
         match self.last.guess() {
-            Guess::After(last) => {
-                let (token, left) = LastGrant::unpack(last);
-                let grant = granted(slot.take_after(token, left, me))?;
-                self.last.follow(last, &grant);
+            Guess::After(token) => {
+                let grant = granted(slot.take_after(token, Left::Quiet, me))?;
+                self.last.follow(token, &grant);
+                self.confirm(session, slot, place, grant, Cause::Vacancy)
+            }
+            Guess::Kept(token) => {
+                let grant = granted(slot.take_after(token, Left::Kept, me))?;
+                self.last.follow_kept(token, &grant);
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
             Guess::Doubted(doubt) => {
                 let seen = slot.owner();
-                // Asked first, and alone most of the time.
-                let is_plain = seen.is_plain();
-                let is_kept = !is_plain && seen.is_kept_by(me);
-                if !is_plain && !is_kept && !may_take(seen) {
-                    return None;
-                }
+                let doubt = match seen.is_plain() {
+                    true => doubt,
+                    false => LastGrant::reconsider(doubt, seen, me)?,
+                };
                 let grant = granted(slot.take(seen, me, false))?;
-                if is_kept {
-                    self.last.check_kept(doubt, grant.token());
-                } else {
-                    self.last.check(doubt, &grant);
-                }
+                self.last.check(doubt, &grant);
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
         }
@@ -460,13 +475,6 @@ fn granted(taken: Taken) -> Option<Grant> {
         Taken::Granted(grant) => Some(grant),
         Taken::Changed | Taken::Revoked => None,
     }
-}
-
-/// Whether to take at once a slot that may have a story to tell. Out of line: few have.
-#[cold]
-#[inline(never)]
-fn may_take(seen: OwnerWord) -> bool {
-    seen.is_open()
 }
 
 /// Gives back a grant of a slot that has another name by now. Out of line, and by value:
@@ -666,9 +674,7 @@ mod tests {
         let lock = table.lock("job").unwrap();
         let (place, turns) = (lock.place(), &lock.session.contention.turns);
         let slot = lock.session.view.slot(place.slot);
-        let supposes_kept = |handle: &Lock| {
-            guesses(handle) && handle.last.0.load(Ordering::Relaxed) & LastGrant::KEPT != 0
-        };
+        let supposes_kept = |handle: &Lock| matches!(handle.last.guess(), Guess::Kept(_));
         let mut token = lock.acquire().unwrap().token().0;
         let mut pass = |handle: &Lock| {
             token += 1;
