@@ -130,7 +130,7 @@ impl LastGrant {
     #[inline(always)]
     fn check(&self, doubt: u64, grant: &Grant) {
         if doubt != Self::FAILED {
-            self.end_check(doubt, grant.token());
+            self.end_check(doubt, grant.token(), grant.from().is_plain());
         } else if grant
             .word()
             .generation()
@@ -142,18 +142,18 @@ impl LastGrant {
     }
 
     #[cold]
-    fn end_check(&self, doubt: u64, token: u64) {
+    fn end_check(&self, doubt: u64, token: u64, was_plain: bool) {
         let follows = |flags| doubt == token.wrapping_sub(1) | flags;
         let bits = if doubt == Self::FRESH {
             token | Self::DOUBTED
         } else if follows(Self::DOUBTED) {
             token
+        } else if was_plain || doubt & Self::KEPT == 0 {
+            Self::FAILED
         } else if follows(Self::DOUBTED | Self::KEPT) {
             token | Self::KEPT
-        } else if doubt & Self::KEPT != 0 {
-            token | Self::DOUBTED | Self::KEPT
         } else {
-            Self::FAILED
+            token | Self::DOUBTED | Self::KEPT
         };
         self.0.store(bits, Ordering::Release);
     }
@@ -695,6 +695,16 @@ mod tests {
             pass(handle);
             assert!(!supposes_kept(handle));
         }
+        // Nor do they compare each grant, where none is kept any more.
+        let given_up = (0..100).find(|_| {
+            lock.session.contention.occupancy.lower(place.slot);
+            [&other, &lock, &other, &lock]
+                .into_iter()
+                .for_each(&mut pass);
+            [&other, &lock].map(|it| it.last.0.load(Ordering::Relaxed)) == [LastGrant::FAILED; 2]
+        });
+        assert!(given_up.is_some());
+        lock.session.contention.occupancy.forget(place.slot);
         turns.end(place.slot);
         (0..20).for_each(|_| pass(&lock));
         assert!(
