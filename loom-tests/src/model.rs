@@ -445,8 +445,8 @@ impl Actor {
         self.release_as(grant, Vacancy::Released)
     }
 
-    /// The same as a guard does it in its turn: quietly first, which is what a release before
-    /// others tries first, too.
+    /// The same as a guard does it in its turn: quietly first, which is what a release tries
+    /// first, too.
     #[must_use]
     pub fn release_as_guard(&self, grant: &Grant) -> bool {
         let kept = Vacancy::Kept(self.identity().pid());
@@ -454,7 +454,7 @@ impl Actor {
             Queue::Idle => Vacancy::Released,
             Queue::Asleep | Queue::Heir => kept,
         };
-        self.world.slot().release_quietly(grant, leaves) || self.release_before_others(grant, kept)
+        self.world.slot().release_quietly(grant, leaves) || self.release(grant)
     }
 
     /// Releases the first slot, leaving `vacancy`; false when the grant was lost.
