@@ -181,7 +181,7 @@ impl Sandbox {
         holder.wrapper.send(Signal::SIGKILL);
         holder.wrapper.wait();
         until("the command is gone with its wrapper", || {
-            holder.command.is_gone()
+            holder.command.has_ended()
         });
         holder.wrapper.pid()
     }
@@ -329,6 +329,12 @@ impl Identity {
     /// Nothing of it will ever run again in user mode.
     pub fn is_gone(&self) -> bool {
         self.stat().is_none_or(|stat| stat.is_ending())
+    }
+
+    /// It is gone, and so are its open files: the session's proof of life is one of them.
+    pub fn has_ended(&self) -> bool {
+        self.stat()
+            .is_none_or(|stat| matches!(stat.state, 'Z' | 'X'))
     }
 
     pub fn is_stopped(&self) -> bool {
