@@ -745,6 +745,24 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_slept_long_after_its_pauses_shortens_those_of_the_next() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let pauses = || session.contention.spins.at(place.slot);
+            let most = pauses();
+            let wait = |spins| {
+                let mut blocking = Blocking::new(session, place, Patience::Endless);
+                (blocking.spins, blocking.asleep_ns) = (spins, 1);
+                assert!(blocking.end() > 1);
+            };
+            wait(0);
+            assert_eq!(pauses(), most, "it did not pause");
+            wait(1);
+            assert!(pauses() < most);
+        });
+    }
+
+    #[test]
     fn what_its_own_process_has_kept_is_taken_at_once() {
         with_blocking(Patience::Endless, |mut blocking| {
             let pid = blocking.session.identity.pid();

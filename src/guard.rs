@@ -1,6 +1,5 @@
 //! A grant in the hands of its holder.
 
-use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
@@ -289,8 +288,7 @@ fn keep_in_turn(lock: &Lock, slot: &Slot, index: u32, word: OwnerWord, epoch: u6
     let session = lock.session();
     let contention = &session.contention;
     let kept = Vacancy::Kept(session.identity.pid());
-    word.queue() == Queue::Heir
-        && !session.gate.is_wiped()
+    !session.gate.is_wiped()
         && contention.turns.goes_on(index, word)
         && !contention.occupancy.is_low(index)
         && slot.release_quietly(&Grant::from_parts(word, epoch, word), kept)
@@ -357,21 +355,21 @@ fn give_back(
         seen.queue() == Queue::Asleep && seen.grant_only() == word.grant_only();
     let turns = &contention.turns;
     let is_over_behind = |queue| turns.is_over(index, word, queue, clock::now_ns);
-    // What is over stays so, should the queue change and the question be asked again.
-    let is_over = Cell::new(is_before_sleepers && is_over_behind(Queue::Asleep));
-    if is_before_sleepers && !is_over.get() {
+    let mut is_over = is_before_sleepers && is_over_behind(Queue::Asleep);
+    if is_before_sleepers && !is_over {
         wait::call_heir(slot, seen, &Futex);
     }
     let courtesy = |queue| match queue {
         Queue::Idle => Vacancy::Released,
-        _ if is_over.get() || is_over_behind(queue) => {
-            is_over.set(true);
+        // What is over stays so, should the queue change and this be asked again.
+        _ if is_over || is_over_behind(queue) => {
+            is_over = true;
             Vacancy::Offered
         }
         Queue::Asleep | Queue::Heir => Vacancy::Kept(session.identity.pid()),
     };
     let is_given_back = wait::release_before_others(slot, &grant, courtesy, &Futex);
-    if is_over.get() {
+    if is_over {
         turns.end(index);
     }
     is_given_back
@@ -496,6 +494,27 @@ mod tests {
         contention.occupancy.lower(index);
         guard.release().unwrap();
         assert_eq!(slot.owner().owner(), released);
+    }
+
+    #[test]
+    fn a_release_after_a_turn_offers_the_slot_with_one_call_and_ends_the_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        // To take back an heir that does not come counts once more.
+        for (queue, calls) in [(Queue::Heir, 0), (Queue::Asleep, 2)] {
+            let guard = lock.acquire().unwrap();
+            let (slot, index) = (guard.held.slot, guard.held.index);
+            let turns = &lock.session().contention.turns;
+            turns.begin(index, guard.held.grant.word(), 1_000);
+            assert!(slot.queue_up(slot.owner(), queue));
+            let before = slot.wake_word().load(Ordering::Relaxed);
+            guard.release().unwrap();
+            let after = slot.wake_word().load(Ordering::Relaxed);
+            assert_eq!(after - before, calls, "{queue:?}");
+            assert!(turns.has_ended(index), "{queue:?}");
+            let _ = slot.desert(slot.owner());
+        }
     }
 
     #[test]

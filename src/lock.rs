@@ -74,9 +74,8 @@ impl LastGrant {
 
     #[inline(always)]
     fn guess(&self) -> Guess {
-        // Acquire, with the Release in `follow`, `follow_kept` and `end_check`: a token is
-        // of a grant that was before this, whichever thread had it. `Slot::take_after` wants one of
-        // the past.
+        // Acquire, with the Release in `follow` and `end_check`: a token is of a grant that
+        // was before this, whichever thread had it. `Slot::take_after` wants one of the past.
         match self.0.load(Ordering::Acquire) {
             token if token < Self::KEPT => Guess::After(token),
             last if last & Self::DOUBTED == 0 => Guess::Kept(last & !Self::KEPT),
@@ -84,29 +83,18 @@ impl LastGrant {
         }
     }
 
-    /// Remembers a grant that was guessed from `last`.
+    /// Remembers a grant that was guessed from the token `last`, with `KEPT` or no flags, as one
+    /// that will be left like that.
     #[inline(always)]
-    fn follow(&self, last: u64, grant: &Grant) {
-        self.0.store(Self::next(last, grant), Ordering::Release);
-    }
-
-    /// Remembers a grant that was guessed from `last`, as one that will be kept again.
-    #[inline(always)]
-    fn follow_kept(&self, last: u64, grant: &Grant) {
-        let token = Self::next(last, grant);
-        self.0.store(token | Self::KEPT, Ordering::Release);
-    }
-
-    /// The token of a grant that was guessed from `last`.
-    #[inline(always)]
-    fn next(last: u64, grant: &Grant) -> u64 {
+    fn follow(&self, last: u64, flags: u64, grant: &Grant) {
         // Compared, not computed: where the guess was right the next token is at hand.
         let next = last + 1;
-        if grant.epoch() == OwnerWord::epoch_of(next) {
+        let token = if grant.epoch() == OwnerWord::epoch_of(next) {
             next
         } else {
             grant.token()
-        }
+        };
+        self.0.store(token | flags, Ordering::Release);
     }
 
     /// What a slot that has a story to tell makes of `doubt`; `None` where it is not to be taken
@@ -328,12 +316,13 @@ impl Lock {
         match self.last.guess() {
             Guess::After(token) => {
                 let grant = granted(slot.take_after(token, Left::Quiet, me))?;
-                self.last.follow(token, &grant);
+                self.last.follow(token, 0, &grant);
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
+            // An arm of its own: which of two words to suppose would cost the quiet pair, too.
             Guess::Kept(token) => {
                 let grant = granted(slot.take_after(token, Left::Kept, me))?;
-                self.last.follow_kept(token, &grant);
+                self.last.follow(token, LastGrant::KEPT, &grant);
                 self.confirm(session, slot, place, grant, Cause::Vacancy)
             }
             Guess::Doubted(doubt) => {
@@ -681,12 +670,15 @@ mod tests {
             assert_eq!(handle.acquire().unwrap().token().0, token);
         };
         // Again and again, should this thread lose its processor for the length of a turn.
-        let supposed = (0..100).find(|_| {
+        let supposed = (0..40).find(|_| {
             pass(&lock);
             turns.begin(place.slot, slot.owner(), clock::now_ns());
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
-            (0..20).for_each(|_| pass(&lock));
-            supposes_kept(&lock)
+            (0..15).for_each(|_| pass(&lock));
+            (0..5).all(|_| {
+                pass(&lock);
+                supposes_kept(&lock)
+            })
         });
         assert!(supposed.is_some(), "no guess was made");
         // Two that take turns do not guess again and again in vain.
@@ -711,6 +703,54 @@ mod tests {
             !supposes_kept(&lock),
             "the slot was offered, and left to nobody since"
         );
+    }
+
+    #[test]
+    fn a_handle_in_doubt_gets_at_once_what_was_left_to_everybody_or_to_its_own_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let slot = lock.session.view.slot(lock.place().slot);
+        let (ours, theirs) = (std::process::id(), 1);
+        for (left, is_had) in [
+            (Vacancy::Released, true),
+            (Vacancy::Panicked(theirs), true),
+            (Vacancy::Kept(ours), true),
+            (Vacancy::Kept(theirs), false),
+            (Vacancy::Offered, false),
+        ] {
+            std::mem::forget(lock.acquire().unwrap());
+            lock.last.doubt();
+            assert!(lock.grab().is_none(), "it is held");
+            assert!(wait::vacate(slot, slot.owner(), left, &Futex));
+            assert_eq!(lock.grab().is_some(), is_had, "{left:?}");
+            assert!(wait::vacate(slot, slot.owner(), Vacancy::Released, &Futex));
+        }
+    }
+
+    #[test]
+    fn a_turn_begins_with_a_grant_that_was_waited_for_unless_its_own_process_had_kept_the_slot() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let (place, turns) = (lock.place(), &lock.session.contention.turns);
+        let slot = lock.session.view.slot(place.slot);
+        let got_after = |pid| {
+            std::mem::forget(lock.acquire().unwrap());
+            assert!(wait::vacate(slot, slot.owner(), Vacancy::Kept(pid), &Futex));
+            turns.begin(place.slot, slot.owner(), 0);
+            turns.end(place.slot);
+            drop(lock.guard(lock.acquire_slow(Patience::Endless).unwrap()));
+        };
+        got_after(std::process::id());
+        assert!(turns.has_ended(place.slot));
+        // Again and again, should this thread lose its processor for the length of a turn.
+        let begun = (0..100).find(|_| {
+            got_after(1);
+            assert!(!turns.has_ended(place.slot));
+            !turns.is_over(place.slot, slot.owner(), Queue::Asleep, clock::now_ns)
+        });
+        assert!(begun.is_some(), "it began long ago");
     }
 
     /// A handle of the only slot's name, about to guess.

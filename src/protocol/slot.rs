@@ -407,7 +407,7 @@ impl Slot {
         &self,
         mine: OwnerWord,
         epoch: u64,
-        vacancy: impl Fn(Queue) -> Vacancy,
+        mut vacancy: impl FnMut(Queue) -> Vacancy,
     ) -> Vacated {
         loop {
             let seen = self.owner();
@@ -429,7 +429,7 @@ impl Slot {
     pub fn release_before_others(
         &self,
         grant: &Grant,
-        courtesy: impl Fn(Queue) -> Vacancy,
+        mut courtesy: impl FnMut(Queue) -> Vacancy,
     ) -> Vacated {
         if self.epoch.load(Ordering::Relaxed) != grant.epoch {
             return Vacated::Lost;
@@ -538,6 +538,20 @@ mod tests {
         assert!(slot.queue_up(third.word(), Queue::Asleep));
         let _ = slot.release(&third, Vacancy::Released);
         assert_eq!(take_after(third.token()), Taken::Changed, "waited for");
+    }
+
+    #[test]
+    fn who_holds_before_sleepers_does_not_release_quietly() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        for queue in [Queue::Idle, Queue::Heir, Queue::Asleep] {
+            let before = slot.owner();
+            assert!(queue == Queue::Idle || slot.queue_up(before, queue));
+            let grant = take(&slot, me);
+            let held = slot.owner();
+            let is_released = slot.release_quietly(&grant, Vacancy::Released);
+            assert_eq!(is_released, queue != Queue::Asleep);
+            assert_eq!(slot.owner() == held, queue == Queue::Asleep);
+        }
     }
 
     #[test]

@@ -270,7 +270,7 @@ pub fn release(slot: &Slot, grant: &Grant, vacancy: Vacancy, waker: &impl Wake) 
 pub fn release_before_others(
     slot: &Slot,
     grant: &Grant,
-    courtesy: impl Fn(Queue) -> Vacancy,
+    courtesy: impl FnMut(Queue) -> Vacancy,
     waker: &impl Wake,
 ) -> bool {
     finish(slot, slot.release_before_others(grant, courtesy), waker)

@@ -350,9 +350,8 @@ impl OwnerWord {
     #[inline]
     #[must_use]
     pub const fn kept_at(token: u64, identity: Identity) -> Self {
-        let holder = (identity.pid() as u64) << SESSION_BITS | KEPT;
-        let generation = (token & GENERATION_MASK) << GENERATION_SHIFT;
-        Self(holder << SESSION_SHIFT | generation | Queue::Heir as u64)
+        let kept = Self(Vacancy::Kept(identity.pid()).bits());
+        kept.queued(Queue::Heir).at_token(token)
     }
 
     /// The same owner at the generation that `token` has in a word.
