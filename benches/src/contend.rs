@@ -32,6 +32,8 @@ pub struct Plan {
     pub processes: Vec<u32>,
     /// Lengths of the critical section.
     pub sections_ns: Vec<u64>,
+    /// How long each process works outside, between a release and the next acquisition.
+    pub outside_ns: u64,
     /// How long a run is measured; a fifth of it goes before, to warm up.
     pub run: Duration,
     /// How many runs, or pairs of runs, a cell has.
@@ -99,7 +101,7 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
     let steps_per_ns = ticks::steps_per_ns();
     let mut outcomes = Vec::new();
     for &section_ns in &plan.sections_ns {
-        let steps = (section_ns as f64 * steps_per_ns) as u64;
+        let steps = |ns| (ns as f64 * steps_per_ns) as u64;
         for &processes in &plan.processes {
             let mut gathered: Vec<_> = plan.peers.iter().map(|_| Gathered::new()).collect();
             for round in 0..plan.rounds.max(1) as usize {
@@ -108,7 +110,8 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
                     let load = Load {
                         peer: plan.peers[index],
                         processes,
-                        steps,
+                        inside: steps(section_ns),
+                        outside: steps(plan.outside_ns),
                         run: plan.run,
                     };
                     gathered[index].round(&load)?;
@@ -131,7 +134,10 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
 struct Load {
     peer: Name,
     processes: u32,
-    steps: u64,
+    /// Steps of work with the lock held.
+    inside: u64,
+    /// Steps of work between a release and the next acquisition.
+    outside: u64,
     run: Duration,
 }
 
@@ -159,7 +165,7 @@ impl Gathered {
         if self.failed.is_some() {
             return Ok(());
         }
-        let runs: &[bool] = if load.steps == 0 {
+        let runs: &[bool] = if load.inside == 0 {
             &[false, true]
         } else {
             &[true]
@@ -240,13 +246,15 @@ impl Visitor for Measure<'_> {
         let Load {
             peer,
             processes,
-            steps,
+            inside,
+            outside,
             run,
         } = *self.load;
         let _made = P::create(self.dir)?;
         let arguments = [
             peer.key().to_string(),
-            steps.to_string(),
+            inside.to_string(),
+            outside.to_string(),
             self.timed.to_string(),
         ];
         let mut crew = Crew::start(self.dir, processes, WORKLOAD, &arguments)?;
@@ -285,17 +293,26 @@ fn histogram() -> Histogram<u64> {
 pub fn work(worker: &Worker) -> Result<(), Failure> {
     let key: String = worker.argument(0)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
-    let steps = worker.argument(1)?;
-    if worker.argument(2)? {
-        peer.dispatch(Work::<true> { worker, steps })
+    let (inside, outside) = (worker.argument(1)?, worker.argument(2)?);
+    if worker.argument(3)? {
+        peer.dispatch(Work::<true> {
+            worker,
+            inside,
+            outside,
+        })
     } else {
-        peer.dispatch(Work::<false> { worker, steps })
+        peer.dispatch(Work::<false> {
+            worker,
+            inside,
+            outside,
+        })
     }
 }
 
 struct Work<'a, const TIMED: bool> {
     worker: &'a Worker,
-    steps: u64,
+    inside: u64,
+    outside: u64,
 }
 
 impl<const TIMED: bool> Visitor for Work<'_, TIMED> {
@@ -315,8 +332,9 @@ impl<const TIMED: bool> Visitor for Work<'_, TIMED> {
             let guard = peer.take();
             let taken = if TIMED { ticks::now() } else { 0 };
             control.count_unprotected();
-            ticks::work(self.steps);
+            ticks::work(self.inside);
             drop(guard);
+            ticks::work(self.outside);
             all += 1;
             let now = control.phase();
             // By the phase in which it ended: one that outlasts the warm-up is a wait, too.

@@ -25,6 +25,9 @@ struct Options {
     /// Lengths of the critical section, in nanoseconds.
     #[arg(long, value_delimiter = ',', default_value = "0,1000,10000")]
     section_ns: Vec<u64>,
+    /// How long each process works between a release and the next acquisition, in nanoseconds.
+    #[arg(long, default_value_t = 0)]
+    outside_ns: u64,
     /// How long a run is measured.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
@@ -44,6 +47,7 @@ fn main() -> Result<(), Failure> {
         peers,
         processes: options.processes,
         sections_ns: options.section_ns,
+        outside_ns: options.outside_ns,
         run: Duration::try_from_secs_f64(options.seconds)?,
         rounds: options.rounds,
     };

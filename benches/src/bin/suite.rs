@@ -174,6 +174,7 @@ fn contended(effort: &Effort, begun: Instant) -> Result<Vec<Row>, Failure> {
         peers: Name::ALL.to_vec(),
         processes: vec![2, 8, 32],
         sections_ns: vec![0, 1_000, 10_000],
+        outside_ns: 0,
         run: effort.contend_run,
         rounds: effort.contend_rounds,
     };
