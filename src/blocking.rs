@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::contention::BRIEF_NS;
 use crate::guard::Cause;
 use crate::holder::Holder;
 use crate::lock::RENAMES_MASK;
@@ -73,14 +74,22 @@ const HEIR_YIELDS_NS: u64 = 4_000;
 /// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
+/// For how long it is trusted at first where the slot is often free. No turns end there, in
+/// which the heir would get the slot, and who looks for itself has a good chance.
+const TRUST_OFTEN_FREE_NS: u64 = 3_000_000;
+
 /// The longest pause is two to the power of this, in turns of the processor's own.
 const MAX_PAUSE_SHIFT: u32 = 7;
+
+/// The longest pause of an heir in a turn of the holder's, likewise. Each look costs the holder
+/// about a tenth of a microsecond, and a turn ends only once.
+const MAX_HEIR_PAUSE_SHIFT: u32 = 9;
 
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
 
-/// After how many pauses one who holds back for an heir yields, or, after its turn, sleeps:
-/// the heir may be waiting for this very processor.
+/// After how many pauses one who holds back for an heir yields: the heir may be waiting for
+/// this very processor.
 const PAUSES_ASIDE: u32 = 6;
 
 /// For how long at most one who has had no turn yields to an heir: where many want the
@@ -163,7 +172,7 @@ impl<'a> Blocking<'a> {
             place,
             patience,
             spins: 0,
-            most_spins: session.contention.spins.at(place.slot),
+            most_spins: session.contention.pauses_at(place.slot),
             asleep_ns: 0,
             spun_on: 0,
             deferrals: 0,
@@ -184,9 +193,16 @@ impl<'a> Blocking<'a> {
         }
     }
 
-    /// Notes what came of the pauses, and tells when the wait was over.
-    pub(crate) fn end(self) -> u64 {
+    /// Notes what came of the pauses, and tells when the wait was over. `taken` is the word
+    /// that was replaced, if the slot was got.
+    pub(crate) fn end(mut self, taken: Option<OwnerWord>) -> u64 {
         let now_ns = clock::now_ns();
+        // Found free by chance: neither offered to this one, nor left behind.
+        if let Some(word) = taken
+            && word.owner() == Owner::Vacant(Vacancy::Released)
+        {
+            self.learn(word, now_ns);
+        }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {
                 0 => 0,
@@ -335,7 +351,13 @@ impl<'a> Blocking<'a> {
         if self.had_turn {
             return Defer::Sleep;
         }
-        if is_ours || self.looked_at == seen {
+        if is_ours {
+            return Defer::Take;
+        }
+        if self.looked_at == seen {
+            // It has kept the slot, and is away for longer than that could be worth.
+            let occupancy = &self.session.contention.occupancy;
+            occupancy.look(self.place.slot, false, BRIEF_NS);
             return Defer::Take;
         }
         let returned = self.looked_at.generation() != seen.generation();
@@ -348,17 +370,20 @@ impl<'a> Blocking<'a> {
 
     /// Pauses while the slot is offered to an heir, then lets it have the processor.
     fn defer_to_heir(&mut self) -> Defer {
+        let is_low = self.is_occupancy_low();
+        let is_attempt = matches!(self.patience, Patience::None);
+        // At once: who still falls asleep while the heir calls the next one would be called in
+        // vain, and take the slot back after a single grant.
+        if self.had_turn && !is_low && !is_attempt {
+            return Defer::Sleep;
+        }
         if self.deferrals <= PAUSES_ASIDE {
             pause(self.deferrals);
             self.deferrals += 1;
             return Defer::Look;
         }
-        if self.is_occupancy_low() {
+        if is_low {
             return Defer::Take;
-        }
-        let is_attempt = matches!(self.patience, Patience::None);
-        if self.had_turn && !is_attempt {
-            return Defer::Sleep;
         }
         let now_ns = clock::now_ns();
         if self.defers_until_ns == 0 {
@@ -378,7 +403,12 @@ impl<'a> Blocking<'a> {
 
     /// For how long to trust the heir.
     fn trust_ns(&self) -> u64 {
-        (TRUST_NS << self.trusted.min(8)).min(self.poll_ns())
+        let first_ns = if self.is_occupancy_low() {
+            TRUST_OFTEN_FREE_NS
+        } else {
+            TRUST_NS
+        };
+        (first_ns << self.trusted.min(8)).min(self.poll_ns())
     }
 
     /// When a nap that begins now is to end.
@@ -479,9 +509,9 @@ impl<'a> Blocking<'a> {
     }
 }
 
-/// Pauses, each time for longer.
-fn pause(turn: u32) {
-    for _ in 0..1_u32 << turn.min(MAX_PAUSE_SHIFT) {
+/// Pauses for two to the power of `shift`, in turns of the processor's own.
+fn pause(shift: u32) {
+    for _ in 0..1_u32 << shift {
         std::hint::spin_loop();
     }
 }
@@ -528,7 +558,7 @@ impl Waiting for Blocking<'_> {
             }
         }
         self.spun_on = held.generation();
-        pause(self.spins);
+        pause(self.spins.min(MAX_PAUSE_SHIFT));
         self.spins += 1;
         Spin::Look
     }
@@ -543,6 +573,11 @@ impl Waiting for Blocking<'_> {
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
         self.learn(held, now_ns);
+        let max_shift = if self.is_occupancy_low() {
+            MAX_PAUSE_SHIFT
+        } else {
+            MAX_HEIR_PAUSE_SHIFT
+        };
         let heir = &mut self.heir;
         if heir.same_since_ns == 0 || heir.generation != held.generation() {
             heir.generation = held.generation();
@@ -557,7 +592,7 @@ impl Waiting for Blocking<'_> {
         if heir.looks > MAX_PAUSE_SHIFT && now_ns - heir.same_since_ns > HEIR_YIELDS_NS {
             std::thread::yield_now();
         } else {
-            pause(heir.looks);
+            pause(heir.looks.min(max_shift));
         }
         heir.looks = heir.looks.saturating_add(1);
         true
@@ -678,7 +713,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_slot_is_free_most_of_the_time_waiters_spin_behind_others_and_take_what_is_kept() {
+    fn where_a_slot_is_often_free_waiters_spin_behind_others_and_take_what_is_kept() {
         with_blocking(Patience::Endless, |mut blocking| {
             let [held, kept] = words(0);
             assert_eq!(blocking.spin(held), Spin::Sleep);
@@ -722,7 +757,44 @@ mod tests {
     }
 
     #[test]
-    fn who_has_had_its_turn_sleeps_before_a_slot_of_others_unless_that_is_free_most_of_the_time() {
+    fn who_finds_a_kept_slot_left_behind_learns_from_it_and_trusts_heirs_for_less_time() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let trust_ns = before.trust_ns();
+            assert!((0..100).any(|_| {
+                let mut waiter = Blocking::new(session, place, Patience::Endless);
+                let [looks, takes] = [(); 2].map(|()| waiter.defer(words(0)[1]));
+                assert_eq!(looks, Defer::Look);
+                assert_eq!(takes, Defer::Take);
+                session.contention.occupancy.is_low(place.slot)
+            }));
+            assert!(before.trust_ns() < trust_ns);
+        });
+    }
+
+    #[test]
+    fn who_gets_a_slot_at_a_look_learns_that_it_was_free_unless_it_is_the_first() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let is_low_after = |looks: u64, grants: u64, taken: fn(OwnerWord) -> OwnerWord| {
+                session.contention.occupancy.forget(place.slot);
+                (0..100).for_each(|_| {
+                    let mut waiter = Blocking::new(session, place, Patience::Endless);
+                    (0..looks).for_each(|look| waiter.learn(words(look)[0], 0));
+                    waiter.end(Some(taken(words(looks + grants)[0])));
+                });
+                session.contention.occupancy.is_low(place.slot)
+            };
+            let released = |held: OwnerWord| held.vacated(Vacancy::Released);
+            assert!(is_low_after(1, 0, released));
+            assert!(!is_low_after(0, 0, released), "a first look");
+            let offered = |held: OwnerWord| held.vacated(Vacancy::Offered);
+            assert!(!is_low_after(1, 0, offered), "not by chance");
+        });
+    }
+
+    #[test]
+    fn who_has_had_its_turn_sleeps_before_a_slot_of_others_unless_that_is_often_free() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
             let contention = &session.contention;
@@ -732,13 +804,17 @@ mod tests {
             contention.turns.end(place.slot);
             let kept = words(0)[1];
             let offered = words(0)[0].vacated(Vacancy::Offered);
+            let newcomer = || Blocking::new(session, place, Patience::Endless);
+            let at_once = |seen| newcomer().defer(seen);
             // What it comes to once the pauses are over.
             let answer = |seen| {
-                let mut blocking = Blocking::new(session, place, Patience::Endless);
+                let mut blocking = newcomer();
                 let answers = (0..=PAUSES_ASIDE + 1).map(|_| blocking.defer(seen));
                 answers.last().expect("there is one")
             };
-            assert_eq!([kept, offered].map(answer), [Defer::Sleep; 2]);
+            assert_eq!([kept, offered].map(at_once), [Defer::Sleep; 2]);
+            let mut attempt = Blocking::new(session, place, Patience::None);
+            assert_eq!(attempt.defer(offered), Defer::Look);
             contention.occupancy.lower(place.slot);
             assert_eq!([kept, offered].map(answer), [Defer::Take; 2]);
         });
@@ -753,7 +829,7 @@ mod tests {
             let wait = |spins| {
                 let mut blocking = Blocking::new(session, place, Patience::Endless);
                 (blocking.spins, blocking.asleep_ns) = (spins, 1);
-                assert!(blocking.end() > 1);
+                assert!(blocking.end(None) > 1);
             };
             wait(0);
             assert_eq!(pauses(), most, "it did not pause");
@@ -777,13 +853,13 @@ mod tests {
             let mut looks = (0..100).map(|grants| {
                 let held = words(grants)[0];
                 lower(&blocking);
-                // Five looks without a sleep raise it, and as many with one before each do not.
-                for look in 0..5 {
+                // Ten looks without a sleep raise it, and as many with one before each do not.
+                for look in 0..10 {
                     blocking.attend(words(10 * grants + look)[0]);
                 }
                 let is_raised = !blocking.is_occupancy_low();
                 lower(&blocking);
-                for look in 0..5 {
+                for look in 0..10 {
                     let _ = blocking.sleep(&AtomicU32::new(0), 1, held);
                     blocking.attend(words(10 * grants + look)[0]);
                 }

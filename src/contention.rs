@@ -1,5 +1,5 @@
 //! What a process remembers of the contention for its slots: whose turn it is, how long to
-//! spin, whether a slot is held most of the time.
+//! spin, whether a slot is often free.
 //!
 //! All of it is of this process alone, and a matter of speed and fairness: ownership never
 //! depends on it. So a few entries serve all slots, and slots that share one share its
@@ -20,6 +20,22 @@ pub(crate) struct Contention {
     pub(crate) occupancy: Occupancy,
     /// Since when nobody else has got its slots.
     pub(crate) streaks: Streaks,
+    /// When it last called one more to its slots than the heir.
+    pub(crate) calls: Calls,
+}
+
+impl Contention {
+    /// How often a newcomer pauses at the slot before it sleeps.
+    ///
+    /// Where the slot is often free, sleeps are long because a holder has lost its processor.
+    /// Of the holders that have not, each is worth waiting for.
+    pub(crate) fn pauses_at(&self, slot: u32) -> u32 {
+        if self.occupancy.is_low(slot) {
+            MOST_SPINS
+        } else {
+            self.spins.at(slot)
+        }
+    }
 }
 
 /// The entry of a slot among a few that serve all.
@@ -177,19 +193,20 @@ impl Spins {
 /// cache line over takes longer.
 const SOON_NS: u64 = 80;
 
+/// A holder that comes back within this time is worth taking the slot from only if it needs
+/// little of that time itself: a handover takes most of the rest.
+pub(crate) const BRIEF_NS: u64 = 300;
+
 /// How much of the time slots are held, as those find who wait for them.
 ///
 /// A slot that is hardly ever free does best when it is left to one process for a while, and
-/// then to the next: its line stays, and nobody else can have it anyway. But where a slot is
-/// hardly ever held, who waits for it waits for a holder that has lost its processor, and
-/// has other things to do as soon as that is over: in a turn of one of them the others would
-/// stand by a slot that nobody uses. Such a slot is left to whoever comes.
+/// then to the next: its line stays, and nobody else can have it anyway. But where its holders
+/// have other things to do between two grants, the others would stand by a slot that nobody
+/// uses, in a turn of one of them, and have to be woken for the next. Such a slot is left to
+/// whoever comes.
 pub(crate) struct Occupancy([AtomicU32; 16]);
 
 impl Occupancy {
-    /// What a look weighs that finds the slot busy, against one that finds it free: the border
-    /// is at two looks of three that find it free.
-    const BUSY: u32 = 2;
     /// From where on the slot counts as held most of the time.
     const HIGH: u32 = 8;
     /// How far the looks add up.
@@ -197,20 +214,24 @@ impl Occupancy {
     /// A slot of which nothing is known counts as held most of the time.
     const UNKNOWN: u32 = 16;
 
-    /// Whether the slot is free most of the time, even while some wait for it.
+    /// Whether the slot is often free, even while some wait for it.
     pub(crate) fn is_low(&self, slot: u32) -> bool {
         entry_of(&self.0, slot).load(Ordering::Relaxed) < Self::HIGH
     }
 
     /// Somebody who waits for the slot has looked at it at some moment; since the look before,
     /// its grants came one every `period_ns`.
+    ///
+    /// The border is at one look of three that finds it free, or at two of three where the
+    /// grants are close together.
     pub(crate) fn look(&self, slot: u32, is_held: bool, period_ns: u64) {
         let entry = entry_of(&self.0, slot);
         let was = entry.load(Ordering::Relaxed);
+        let (if_busy, if_free) = if period_ns < BRIEF_NS { (2, 1) } else { (1, 2) };
         let level = if is_held || period_ns < SOON_NS {
-            (was + Self::BUSY).min(Self::MOST)
+            (was + if_busy).min(Self::MOST)
         } else {
-            was.saturating_sub(1)
+            was.saturating_sub(if_free)
         };
         if level != was {
             entry.store(level, Ordering::Relaxed);
@@ -238,7 +259,7 @@ impl Occupancy {
 }
 
 /// How long a process may get a slot grant after grant, before others who wait for it, and
-/// still believe that it is free most of the time: as long as it may anywhere else. Who was
+/// still believe that it is often free: as long as it may anywhere else. Who was
 /// woken, and is still waiting for this very processor, would wait the longer; and where the
 /// belief is true, somebody gets the slot much sooner.
 const STREAK_NS: u64 = TURN_NS;
@@ -274,6 +295,29 @@ impl Streaks {
         }
         streak.begun_ns.store(now_ns, Ordering::Relaxed);
         goes_on && begun_ns != 0
+    }
+}
+
+/// For how long at least a process leaves the heir of a slot that is often free alone with it,
+/// before it calls one more.
+const CALL_NS: u64 = 100_000;
+
+/// When a process last called one more to a slot that is often free than its heir.
+///
+/// In turns the heir is the only one who is to be awake. Here it may wait for a processor
+/// for as long as the others run, which is milliseconds, and keep all who sleep asleep.
+#[derive(Default)]
+pub(crate) struct Calls([AtomicU64; 16]);
+
+impl Calls {
+    /// Whether it is time to call one more, who then is called.
+    pub(crate) fn is_due(&self, slot: u32, now_ns: u64) -> bool {
+        let last_ns = entry_of(&self.0, slot);
+        let is_due = now_ns.saturating_sub(last_ns.load(Ordering::Relaxed)) >= CALL_NS;
+        if is_due {
+            last_ns.store(now_ns, Ordering::Relaxed);
+        }
+        is_due
     }
 }
 
@@ -363,14 +407,24 @@ mod tests {
     }
 
     #[test]
+    fn long_waits_do_not_shorten_the_spin_where_a_slot_is_often_free() {
+        let contention = Contention::default();
+        contention.spins.note(3, SHORT_SLEEP_NS);
+        assert_eq!(contention.pauses_at(3), MOST_SPINS / 2);
+        contention.occupancy.lower(3);
+        assert_eq!(contention.pauses_at(3), MOST_SPINS);
+    }
+
+    #[test]
     fn a_slot_that_is_mostly_found_free_counts_as_free_until_it_is_mostly_found_held() {
         let occupancy = Occupancy::default();
-        let after = |looks: &[(bool, u32)]| {
+        let after_at = |period_ns, looks: &[(bool, u32)]| {
             for &(held, times) in looks {
-                (0..times).for_each(|_| occupancy.look(3, held, SOON_NS));
+                (0..times).for_each(|_| occupancy.look(3, held, period_ns));
             }
             occupancy.is_low(3)
         };
+        let after = |looks: &[(bool, u32)]| after_at(SOON_NS, looks);
         assert!(!occupancy.is_low(3), "nothing is known of it");
         assert!(!after(&[(false, Occupancy::UNKNOWN - Occupancy::HIGH)]));
         assert!(after(&[(false, 1)]));
@@ -382,7 +436,21 @@ mod tests {
         // Held at every second look, for ever: as where many come back for it at once.
         assert!((0..100).all(|_| !after(&[(true, 1), (false, 1)])));
         assert!(after(&[(false, Occupancy::MOST)]));
+        assert!((0..100).all(|_| after_at(BRIEF_NS, &[(true, 1), (false, 1)])));
+        assert!(!after_at(BRIEF_NS, &[(true, Occupancy::MOST)]));
+        assert!((0..100).all(|_| !after_at(BRIEF_NS, &[(true, 3), (false, 1)])));
+        assert!(after(&[(false, Occupancy::MOST)]));
         assert!(!occupancy.is_low(4), "another slot's entry");
+    }
+
+    #[test]
+    fn one_more_is_called_once_in_a_while() {
+        let calls = Calls::default();
+        let now_ns = 7 * CALL_NS;
+        let times = [0, 1, CALL_NS - 1, CALL_NS, CALL_NS + 1].map(|after_ns| now_ns + after_ns);
+        let due = times.map(|now_ns| calls.is_due(3, now_ns));
+        assert_eq!(due, [true, false, false, true, false]);
+        assert!(calls.is_due(4, now_ns), "another slot's entry");
     }
 
     #[test]

@@ -344,10 +344,16 @@ fn give_back(
     }
     let contention = &session.contention;
     if contention.occupancy.is_low(index) {
-        if !contention.streaks.is_too_long(index, word, clock::now_ns()) {
-            return wait::release(slot, &grant, Vacancy::Released, &Futex);
+        let now_ns = clock::now_ns();
+        if !contention.streaks.is_too_long(index, word, now_ns) {
+            let is_behind_heir = slot.owner().queue() == Queue::Heir;
+            let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
+            if is_released && is_behind_heir && contention.calls.is_due(index, now_ns) {
+                wait::call_another(slot, &Futex);
+            }
+            return is_released;
         }
-        // Others wait, and none of them has got it: it cannot be free most of the time.
+        // Others wait, and none of them has got it: it is not as free as it seems.
         contention.occupancy.forget(index);
     }
     let seen = slot.owner();
@@ -404,11 +410,12 @@ mod tests {
 
     use super::*;
     use crate::contention::Contention;
+    use crate::os::futex;
     use crate::os::testing::{Child, SharedPage, Watchdog};
     use crate::table::LockTable;
 
     #[test]
-    fn a_release_before_others_leaves_a_courtesy_only_where_the_slot_is_held_most_of_the_time() {
+    fn a_release_before_others_leaves_a_courtesy_unless_the_slot_is_often_free() {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
@@ -440,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn before_an_heir_a_turn_goes_on_until_it_is_over_or_the_slot_is_free_most_of_the_time() {
+    fn before_an_heir_a_turn_goes_on_until_it_is_over_or_the_slot_is_often_free() {
         const RELEASES: usize = 40;
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
@@ -518,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_of_a_slot_that_is_free_most_of_the_time_calls_who_sleeps() {
+    fn a_release_of_a_slot_that_is_often_free_calls_who_sleeps() {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
@@ -532,6 +539,35 @@ mod tests {
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
+    }
+
+    #[test]
+    fn a_release_of_a_slot_that_is_often_free_calls_one_behind_the_heir_now_and_then() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let (slot, index) = (guard.held.slot, guard.held.index);
+        let contention = &lock.session().contention;
+        contention.occupancy.lower(index);
+        assert!(slot.queue_up(slot.owner(), Queue::Heir));
+        guard.release().unwrap();
+        let sleep = || futex::wait(slot.wake_word(), slot.wake_count(), u64::MAX);
+        let releases = thread::scope(|scope| {
+            let sleeper = scope.spawn(sleep);
+            // Not one of them counts the wake word up, so it sleeps until it is called.
+            let releases = (0..).take_while(|_| {
+                lock.acquire().unwrap().release().unwrap();
+                // A streak of one process ends the belief that the slot is often free.
+                contention.occupancy.lower(index);
+                !sleeper.is_finished()
+            });
+            let releases = releases.count();
+            assert_eq!(sleeper.join().unwrap(), futex::Ended::Wake);
+            releases
+        });
+        assert_eq!(slot.owner().queue(), Queue::Heir, "after {releases}");
     }
 
     /// Its process may have learned what is no longer so, and who never waits learns nothing.

@@ -390,7 +390,8 @@ impl Lock {
             let mut blocking = Blocking::new(&self.session, place, patience);
             let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
             let cause = blocking.cause;
-            let ended_ns = blocking.end();
+            let taken = outcome.as_ref().ok().map(Grant::from);
+            let ended_ns = blocking.end(taken);
             match outcome {
                 Ok(grant) => {
                     if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
@@ -589,7 +590,7 @@ impl<'a> Naming<'a> {
         };
         let mut blocking = Blocking::new(session, place, patience);
         let outcome = wait::acquire(slot, session.identity, &mut blocking);
-        blocking.end();
+        blocking.end(None);
         let grant = outcome?;
         slot.stamp(session.coarse_ms());
         Ok(Self { slot, grant })

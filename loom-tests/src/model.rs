@@ -471,6 +471,11 @@ impl Actor {
         }
     }
 
+    /// Calls one more to the first slot, as one that has left it behind an heir.
+    pub fn call_another(&self) {
+        wait::call_another(self.world.slot(), self);
+    }
+
     /// Releases the first slot in front of those who wait, leaving `courtesy` if there are
     /// any; false when the grant was lost.
     #[must_use]

@@ -105,8 +105,8 @@
 //! plan to have the releaser write the waiter in as the owner would have needed a second
 //! word that names the waiter, and a way back for one that leaves at that very moment.
 //!
-//! Turns are for slots that are held most of the time. Where one is free most of the time, and
-//! some wait for it because a holder lost its processor, a turn would keep it from those who
+//! Turns are for slots that are held nearly all of the time. Where one is often free, because its
+//! holders have other things to do between two grants, a turn would keep it from those who
 //! come for it, and nobody would be using it. There the release leaves `Released` whoever
 //! waits, and whoever comes may barge in. Each process judges that by what it has seen, and
 //! judges anew once it has got a slot before all others for too long (`contention.rs`, outside).

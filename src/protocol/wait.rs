@@ -14,7 +14,7 @@
 //! the slot `Kept`, and others hold back long enough for it to return. When it has barged
 //! in for long enough it releases the slot `Offered`, and all but the heir hold back.
 //! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
-//! A slot that is free most of the time is left without either, and nobody holds back there.
+//! A slot that is often free is left without either, and nobody holds back there.
 //!
 //! So of many that want a slot two are awake, the holder and its heir, and all others sleep.
 //! Who has had its turn holds back for the heir asleep, too, under the vacant word, because the
@@ -283,6 +283,13 @@ pub fn call_heir(slot: &Slot, seen: OwnerWord, waker: &impl Wake) {
     if slot.queue_up(seen, Queue::Heir) {
         wake_next(slot, waker);
     }
+}
+
+/// Calls one more than the heir, which may be waiting for a processor. Nothing depends on it:
+/// who is woken while there is an heir is one, too.
+#[cold]
+pub fn call_another(slot: &Slot, waker: &impl Wake) {
+    waker.wake_one(slot.wake_word());
 }
 
 /// Gives back a grant with the predecessor's news as it was; see [`Slot::undo`].

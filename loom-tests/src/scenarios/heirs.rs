@@ -56,6 +56,8 @@ pub enum Courtesy {
     Offered,
     /// The slot to whoever comes, as by any other release.
     Nothing,
+    /// The same, and one more than the heir is called.
+    OneMoreCalled,
 }
 
 /// A holder that barges in before those who wait, with `waiters` of them.
@@ -120,10 +122,14 @@ fn leave(holder: &Actor, grant: &Grant, courtesy: Courtesy) -> bool {
     }
     let leaves = match courtesy {
         Courtesy::Offered => Vacancy::Offered,
-        Courtesy::Nothing => Vacancy::Released,
+        Courtesy::Nothing | Courtesy::OneMoreCalled => Vacancy::Released,
         Courtesy::KeptInVain | Courtesy::CalledAndKept => Vacancy::Kept(holder.identity().pid()),
     };
-    holder.release_before_others(grant, leaves)
+    let is_left = holder.release_before_others(grant, leaves);
+    if courtesy == Courtesy::OneMoreCalled {
+        holder.call_another();
+    }
+    is_left
 }
 
 /// Stands aside asleep where the slot is vacant and another's by courtesy.

@@ -26,7 +26,7 @@ const ATTENDS: Manners = Manners {
     sleeps_aside: false,
 };
 
-/// As one that knows the slot to be free most of the time.
+/// As one that knows the slot to be often free.
 const LOOKS_AGAIN: Manners = Manners {
     looks: 1,
     stays: false,
@@ -53,6 +53,10 @@ pub fn parts() -> Vec<Part> {
             barging_holder(Courtesy::Nothing, 1, LOOKS_AGAIN);
         "who_looks_again_behind_others_is_heard":
             barging_holder(Courtesy::Nothing, 2, LOOKS_AGAIN);
+        "one_more_than_the_heir_is_called":
+            barging_holder(Courtesy::OneMoreCalled, 2, RETIRES);
+        "one_more_is_called_than_the_one_who_looks_again":
+            barging_holder(Courtesy::OneMoreCalled, 2, LOOKS_AGAIN);
         "an_heir_retires_while_the_holder_comes_back_for_the_slot":
             holder_comes_back(Back::ByLook, RETIRES);
         "an_heir_attends_while_the_holder_comes_back_for_the_slot":
