@@ -20,8 +20,20 @@ use crate::rows::Row;
 use crate::stats::Sample;
 use crate::{Failure, memory_dir, ticks};
 
-/// The name by which a worker is told.
+/// The name by which a worker is told, and of the rows where nobody has anything else to do.
 pub const WORKLOAD: &str = "contend";
+
+/// The name of the rows where each process works outside the lock, too.
+pub const WORKLOAD_OUTSIDE: &str = "contend, work outside";
+
+/// The name of the rows where each process works for so long outside.
+#[must_use]
+pub const fn workload(outside_ns: u64) -> &'static str {
+    match outside_ns {
+        0 => WORKLOAD,
+        _ => WORKLOAD_OUTSIDE,
+    }
+}
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -49,6 +61,8 @@ pub struct Cell {
     pub processes: u32,
     /// The length of the section.
     pub section_ns: u64,
+    /// How long each process works outside.
+    pub outside_ns: u64,
     /// Million pairs a second, all processes together, one figure a round.
     pub throughput: Sample,
     /// Its throughput over caslock's of the same round, if that was measured, too.
@@ -66,9 +80,15 @@ impl Cell {
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let row = |metric, unit, sample: &Sample| {
-            Row::new(WORKLOAD, self.peer.key(), metric, unit, sample)
-                .processes(self.processes)
-                .size(self.section_ns)
+            Row::new(
+                workload(self.outside_ns),
+                self.peer.key(),
+                metric,
+                unit,
+                sample,
+            )
+            .processes(self.processes)
+            .size(self.section_ns)
         };
         let wait = |metric, ns: u64| row(metric, "ms", &Sample::new(vec![ns as f64 / 1e6]));
         let over_caslock = self.over_caslock.as_ref();
@@ -120,7 +140,13 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
             let own = plan.peers.iter().position(|peer| *peer == Name::Caslock);
             let own = own.map(|own| gathered[own].throughput.clone());
             for (peer, gathered) in plan.peers.iter().zip(gathered) {
-                let outcome = gathered.cell(*peer, processes, section_ns, own.as_deref());
+                let outcome = gathered.cell(
+                    *peer,
+                    processes,
+                    section_ns,
+                    plan.outside_ns,
+                    own.as_deref(),
+                );
                 done(&outcome);
                 outcomes.push(outcome);
             }
@@ -198,7 +224,14 @@ impl Gathered {
     }
 
     /// `own` is what caslock's rounds have brought.
-    fn cell(self, peer: Name, processes: u32, section_ns: u64, own: Option<&[f64]>) -> Outcome {
+    fn cell(
+        self,
+        peer: Name,
+        processes: u32,
+        section_ns: u64,
+        outside_ns: u64,
+        own: Option<&[f64]>,
+    ) -> Outcome {
         let own = own.filter(|own| own.len() == self.throughput.len());
         match self.failed {
             Some(why) => Err((peer, why)),
@@ -206,6 +239,7 @@ impl Gathered {
                 peer,
                 processes,
                 section_ns,
+                outside_ns,
                 over_caslock: own.map(|own| Sample::of_ratios(&self.throughput, own)),
                 throughput: Sample::new(self.throughput),
                 fairness: Sample::new(self.fairness),

@@ -56,7 +56,18 @@ pub fn markdown(rows: &[Row], how: &str) -> String {
         let _ = write!(
             text,
             "\n### {title}\n\n{}",
-            contended(figures, metric, best)
+            contended(figures, contend::WORKLOAD, metric, best)
+        );
+    }
+    for (metric, title, best) in [
+        ("throughput", "million pairs a second", Best::Most),
+        ("fairness", "slowest process over fastest", Best::Most),
+        ("wait max", "longest wait, ms", Best::Least),
+    ] {
+        let _ = write!(
+            text,
+            "\n### 1 us inside, 5 us outside: {title}\n\n{}",
+            contended(figures, contend::WORKLOAD_OUTSIDE, metric, best)
         );
     }
     text += "\n### Handover to a sleeping waiter\n\n";
@@ -134,8 +145,8 @@ fn uncontended(figures: Figures<'_>) -> String {
     grid(&head.map(String::from), Best::Least, &lines)
 }
 
-fn contended(figures: Figures<'_>, metric: &str, best: Best) -> String {
-    let cells = figures.cells(contend::WORKLOAD);
+fn contended(figures: Figures<'_>, workload: &str, metric: &str, best: Best) -> String {
+    let cells = figures.cells(workload);
     let mut head = vec![String::new()];
     head.extend(
         cells
@@ -145,7 +156,7 @@ fn contended(figures: Figures<'_>, metric: &str, best: Best) -> String {
     let lines: Vec<_> = Name::ALL
         .iter()
         .map(|&peer| {
-            let of = |cell: &(u32, u64)| figures.cell(contend::WORKLOAD, *cell, peer, metric);
+            let of = |cell: &(u32, u64)| figures.cell(workload, *cell, peer, metric);
             (peer.label().into(), cells.iter().map(of).collect())
         })
         .collect();

@@ -4,7 +4,7 @@
 //! cargo run --release -p caslock-bench
 //! ```
 //!
-//! On an idle machine; it takes about ten minutes, or two with `--quick`. The full run
+//! On an idle machine; it takes about twelve minutes, or two with `--quick`. The full run
 //! writes into `benches/results/` and puts its tables into `benches/README.md`; a quick one,
 //! or one of a few workloads, writes into `target/caslock-bench/` unless it is told to publish.
 
@@ -47,6 +47,7 @@ enum Workload {
     Uncontended,
     Instructions,
     Contend,
+    Outside,
     Handover,
     Crash,
     Many,
@@ -159,7 +160,8 @@ fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Ve
     match workload {
         Workload::Uncontended => pairs::measure(Name::ALL, effort.pair_rounds),
         Workload::Instructions => instructions::measure(Name::ALL),
-        Workload::Contend => contended(effort, begun),
+        Workload::Contend => contended(effort, &[0, 1_000, 10_000], 0, begun),
+        Workload::Outside => contended(effort, &[1_000], 5_000, begun),
         Workload::Handover => handover::measure(&handover::PEERS, effort.handover_turns),
         Workload::Crash => crash::measure(&crash::BURDENS, &crash::PEERS, effort.crash_rounds),
         Workload::Many => many::measure(effort.many_run, effort.many_rounds),
@@ -169,12 +171,17 @@ fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Ve
     }
 }
 
-fn contended(effort: &Effort, begun: Instant) -> Result<Vec<Row>, Failure> {
+fn contended(
+    effort: &Effort,
+    sections_ns: &[u64],
+    outside_ns: u64,
+    begun: Instant,
+) -> Result<Vec<Row>, Failure> {
     let plan = contend::Plan {
         peers: Name::ALL.to_vec(),
         processes: vec![2, 8, 32],
-        sections_ns: vec![0, 1_000, 10_000],
-        outside_ns: 0,
+        sections_ns: sections_ns.to_vec(),
+        outside_ns,
         run: effort.contend_run,
         rounds: effort.contend_rounds,
     };
@@ -193,7 +200,7 @@ fn contended(effort: &Effort, begun: Instant) -> Result<Vec<Row>, Failure> {
     let rows = outcomes.iter().flat_map(|outcome| match outcome {
         Ok(cell) => cell.rows(),
         Err((peer, why)) => vec![Row::missing(
-            contend::WORKLOAD,
+            contend::workload(outside_ns),
             peer.key(),
             "throughput",
             "M pairs/s",
