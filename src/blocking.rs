@@ -74,8 +74,8 @@ const HEIR_YIELDS_NS: u64 = 4_000;
 /// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
-/// For how long it is trusted at first where the slot is often free. No turns end there, in
-/// which the heir would get the slot, and who looks for itself has a good chance.
+/// For how long it is trusted at first where the slot is often free. No turn ends there for
+/// the heir to get the slot by, and who looks for itself may find it free.
 const TRUST_OFTEN_FREE_NS: u64 = 3_000_000;
 
 /// The longest pause is two to the power of this, in turns of the processor's own.
@@ -88,15 +88,16 @@ const MAX_HEIR_PAUSE_SHIFT: u32 = 9;
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
 
-/// After how many pauses one who holds back for an heir yields: the heir may be waiting for
-/// this very processor.
+/// After how many pauses, and the first, one who holds back for an heir yields: the heir may be
+/// waiting for this very processor.
 const PAUSES_ASIDE: u32 = 6;
 
 /// For how long at most one who has had no turn yields to an heir: where many want the
 /// processor, one yield can take as long as all of them do elsewhere.
 const DEFERS_NS: u64 = 5_000_000;
 
-/// For how long an attempt that is not to wait holds back. Without it, one that tries in a
+/// For how long an attempt that is not to wait, or not for longer, holds back, even past its
+/// deadline. Without it, one that tries in a
 /// loop would take back at once what it has just offered, for ever.
 const ATTEMPT_DEFERS_NS: u64 = 100_000;
 
@@ -131,6 +132,8 @@ pub(crate) struct Blocking<'a> {
     /// such looks in a row that process had come back for it.
     looked_at: OwnerWord,
     keeps: u32,
+    /// Whether that look has been learned from.
+    is_learned: bool,
     /// The word at the last look since it came or was woken, if it showed another grant than
     /// the look before, and when that was.
     last_look: Option<(OwnerWord, u64)>,
@@ -158,11 +161,19 @@ enum Shown {
 }
 
 /// What an heir has seen of those who barge in before it.
-#[derive(Default)]
 struct Heir {
-    generation: u64,
+    /// The word at the last look.
+    seen: OwnerWord,
     same_since_ns: u64,
     looks: u32,
+}
+
+impl Heir {
+    const NEW: Self = Self {
+        seen: OwnerWord::from_bits(0),
+        same_since_ns: 0,
+        looks: 0,
+    };
 }
 
 impl<'a> Blocking<'a> {
@@ -181,8 +192,9 @@ impl<'a> Blocking<'a> {
             trusted: 0,
             looked_at: OwnerWord::from_bits(0),
             keeps: 0,
+            is_learned: false,
             last_look: None,
-            heir: Heir::default(),
+            heir: Heir::NEW,
             ask_ns: 0,
             dying_ns: 0,
             blind: None,
@@ -197,11 +209,12 @@ impl<'a> Blocking<'a> {
     /// that was replaced, if the slot was got.
     pub(crate) fn end(mut self, taken: Option<OwnerWord>) -> u64 {
         let now_ns = clock::now_ns();
-        // Found free by chance: neither offered to this one, nor left behind.
+        // Found free by chance: neither offered to this one, nor left behind. Nor, which `learn`
+        // sees to, the end of a grant that it has waited for.
         if let Some(word) = taken
             && word.owner() == Owner::Vacant(Vacancy::Released)
         {
-            self.learn(word, now_ns);
+            let _ = self.learn(word, now_ns);
         }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {
@@ -320,20 +333,22 @@ impl<'a> Blocking<'a> {
     /// of the time the slot is held.
     ///
     /// Not from a first look: a newcomer comes because the slot was not to be had, and who was
-    /// woken because it was left.
-    fn learn(&mut self, seen: OwnerWord, now_ns: u64) {
+    /// woken because it was left. True if it has learned something.
+    fn learn(&mut self, seen: OwnerWord, now_ns: u64) -> bool {
         let Some((before, since_ns)) = self.last_look else {
             self.last_look = Some((seen, now_ns));
-            return;
+            return false;
         };
         let grants = seen.generations_since(before);
         // Of one and the same grant a second look says nothing new.
-        if let Some(period_ns) = now_ns.saturating_sub(since_ns).checked_div(grants) {
-            self.last_look = Some((seen, now_ns));
-            let is_held = matches!(seen.owner(), Owner::Held(_));
-            let occupancy = &self.session.contention.occupancy;
-            occupancy.look(self.place.slot, is_held, period_ns);
-        }
+        let Some(period_ns) = now_ns.saturating_sub(since_ns).checked_div(grants) else {
+            return false;
+        };
+        self.last_look = Some((seen, now_ns));
+        let is_held = matches!(seen.owner(), Owner::Held(_));
+        let occupancy = &self.session.contention.occupancy;
+        occupancy.look(self.place.slot, is_held, period_ns);
+        true
     }
 
     /// Pauses while the slot is kept by process `pid`, unless it had its chance before.
@@ -342,8 +357,8 @@ impl<'a> Blocking<'a> {
             return Defer::Take;
         }
         let is_ours = pid == self.session.identity.pid();
-        if !is_ours {
-            self.learn(seen, clock::now_ns());
+        if !is_ours && self.looked_at != seen {
+            self.is_learned = self.learn(seen, clock::now_ns());
         }
         if self.is_occupancy_low() {
             return Defer::Take;
@@ -356,8 +371,10 @@ impl<'a> Blocking<'a> {
         }
         if self.looked_at == seen {
             // It has kept the slot, and is away for longer than that could be worth.
-            let occupancy = &self.session.contention.occupancy;
-            occupancy.look(self.place.slot, false, BRIEF_NS);
+            if !self.is_learned {
+                let occupancy = &self.session.contention.occupancy;
+                occupancy.look(self.place.slot, false, BRIEF_NS);
+            }
             return Defer::Take;
         }
         let returned = self.looked_at.generation() != seen.generation();
@@ -371,7 +388,8 @@ impl<'a> Blocking<'a> {
     /// Pauses while the slot is offered to an heir, then lets it have the processor.
     fn defer_to_heir(&mut self) -> Defer {
         let is_low = self.is_occupancy_low();
-        let is_attempt = matches!(self.patience, Patience::None);
+        let now_ns = clock::now_ns();
+        let is_attempt = self.is_attempt(now_ns);
         // At once: who still falls asleep while the heir calls the next one would be called in
         // vain, and take the slot back after a single grant.
         if self.had_turn && !is_low && !is_attempt {
@@ -385,20 +403,27 @@ impl<'a> Blocking<'a> {
         if is_low {
             return Defer::Take;
         }
-        let now_ns = clock::now_ns();
         if self.defers_until_ns == 0 {
-            let most_ns = if is_attempt {
-                ATTEMPT_DEFERS_NS
+            self.defers_until_ns = if is_attempt {
+                now_ns + ATTEMPT_DEFERS_NS
             } else {
-                DEFERS_NS
+                self.nap_until(now_ns, DEFERS_NS)
             };
-            self.defers_until_ns = self.nap_until(now_ns, most_ns);
         }
         if now_ns >= self.defers_until_ns {
             return Defer::Take;
         }
         std::thread::yield_now();
         Defer::Look
+    }
+
+    /// Whether this one hardly waits: it cannot stand aside asleep.
+    fn is_attempt(&self, now_ns: u64) -> bool {
+        match self.patience {
+            Patience::None => true,
+            Patience::Until(deadline_ns) => deadline_ns < now_ns + ATTEMPT_DEFERS_NS,
+            Patience::Endless => false,
+        }
     }
 
     /// For how long to trust the heir.
@@ -549,11 +574,11 @@ impl Waiting for Blocking<'_> {
                 return Spin::Sleep;
             }
             if self.spins > 0 && self.spun_on != held.generation() {
-                // Who has had its turn and offered the slot leaves the processor to others.
-                return if self.deferrals == 0 {
-                    Spin::Stay
-                } else {
+                // Who has had its turn leaves the processor to others.
+                return if self.had_turn {
                     Spin::Sleep
+                } else {
+                    Spin::Stay
                 };
             }
         }
@@ -573,17 +598,20 @@ impl Waiting for Blocking<'_> {
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
         self.learn(held, now_ns);
-        let max_shift = if self.is_occupancy_low() {
-            MAX_PAUSE_SHIFT
-        } else {
-            MAX_HEIR_PAUSE_SHIFT
-        };
+        let is_low = self.is_occupancy_low();
         let heir = &mut self.heir;
-        if heir.same_since_ns == 0 || heir.generation != held.generation() {
-            heir.generation = held.generation();
+        let is_same = heir.seen.generation() == held.generation();
+        let is_in_turn = !is_low && !is_same && heir.seen.owner() == held.owner();
+        let max_shift = if is_in_turn {
+            MAX_HEIR_PAUSE_SHIFT
+        } else {
+            MAX_PAUSE_SHIFT
+        };
+        heir.seen = held;
+        if heir.same_since_ns == 0 || !is_same {
             heir.same_since_ns = now_ns;
         } else if now_ns - heir.same_since_ns > HEIR_LOOKS_NS {
-            *heir = Heir::default();
+            *heir = Heir::NEW;
             return false;
         }
         if matches!(self.patience, Patience::Until(until) if now_ns >= until) {
@@ -696,9 +724,9 @@ mod tests {
                 grants += 10;
                 let [held, kept] = words(grants);
                 let seen = if is_held { held } else { kept };
-                blocking.learn(seen, grants * period_ns);
+                let _ = blocking.learn(seen, grants * period_ns);
                 // Once more at the same grant, which says nothing new.
-                blocking.learn(seen, grants * period_ns);
+                assert!(!blocking.learn(seen, grants * period_ns));
                 blocking.is_occupancy_low()
             };
             assert!(
@@ -776,20 +804,25 @@ mod tests {
     fn who_gets_a_slot_at_a_look_learns_that_it_was_free_unless_it_is_the_first() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
-            let is_low_after = |looks: u64, grants: u64, taken: fn(OwnerWord) -> OwnerWord| {
+            let is_low_after = |looks: &[u64], taken: OwnerWord| {
                 session.contention.occupancy.forget(place.slot);
                 (0..100).for_each(|_| {
                     let mut waiter = Blocking::new(session, place, Patience::Endless);
-                    (0..looks).for_each(|look| waiter.learn(words(look)[0], 0));
-                    waiter.end(Some(taken(words(looks + grants)[0])));
+                    for &grants in looks {
+                        let _ = waiter.learn(words(grants)[0], 0);
+                    }
+                    waiter.end(Some(taken));
                 });
                 session.contention.occupancy.is_low(place.slot)
             };
-            let released = |held: OwnerWord| held.vacated(Vacancy::Released);
-            assert!(is_low_after(1, 0, released));
-            assert!(!is_low_after(0, 0, released), "a first look");
-            let offered = |held: OwnerWord| held.vacated(Vacancy::Offered);
-            assert!(!is_low_after(1, 0, offered), "not by chance");
+            let [held, kept] = words(2);
+            let released = held.vacated(Vacancy::Released);
+            assert!(is_low_after(&[1], released));
+            assert!(!is_low_after(&[], released), "a first look");
+            assert!(!is_low_after(&[2], released), "the grant it waited for");
+            for not_by_chance in [held.vacated(Vacancy::Offered), kept, held] {
+                assert!(!is_low_after(&[1], not_by_chance));
+            }
         });
     }
 
@@ -813,8 +846,14 @@ mod tests {
                 answers.last().expect("there is one")
             };
             assert_eq!([kept, offered].map(at_once), [Defer::Sleep; 2]);
-            let mut attempt = Blocking::new(session, place, Patience::None);
-            assert_eq!(attempt.defer(offered), Defer::Look);
+            let soon = Patience::Until(clock::now_ns());
+            for patience in [Patience::None, soon] {
+                let mut attempt = Blocking::new(session, place, patience);
+                assert!((0..=PAUSES_ASIDE + 1).all(|_| attempt.defer(offered) == Defer::Look));
+            }
+            let mut newcomer = newcomer();
+            let spins = [words(0), words(1)].map(|[held, _]| newcomer.spin(held.grant_only()));
+            assert_eq!(spins, [Spin::Look, Spin::Sleep]);
             contention.occupancy.lower(place.slot);
             assert_eq!([kept, offered].map(answer), [Defer::Take; 2]);
         });

@@ -20,20 +20,19 @@ pub(crate) struct Contention {
     pub(crate) occupancy: Occupancy,
     /// Since when nobody else has got its slots.
     pub(crate) streaks: Streaks,
-    /// When it last called one more to its slots than the heir.
-    pub(crate) calls: Calls,
 }
 
 impl Contention {
     /// How often a newcomer pauses at the slot before it sleeps.
     ///
-    /// Where the slot is often free, sleeps are long because a holder has lost its processor.
-    /// Of the holders that have not, each is worth waiting for.
+    /// Where the slot is often free, a sleep is mostly long because the holder has lost its
+    /// processor. Of those that have not, each is worth waiting for a microsecond.
     pub(crate) fn pauses_at(&self, slot: u32) -> u32 {
+        let pauses = self.spins.at(slot);
         if self.occupancy.is_low(slot) {
-            MOST_SPINS
+            pauses.max(MOST_SPINS / 2)
         } else {
-            self.spins.at(slot)
+            pauses
         }
     }
 }
@@ -207,11 +206,11 @@ pub(crate) const BRIEF_NS: u64 = 300;
 pub(crate) struct Occupancy([AtomicU32; 16]);
 
 impl Occupancy {
-    /// From where on the slot counts as held most of the time.
+    /// From where on the slot does not count as often free.
     const HIGH: u32 = 8;
     /// How far the looks add up.
     const MOST: u32 = 24;
-    /// A slot of which nothing is known counts as held most of the time.
+    /// A slot of which nothing is known does not.
     const UNKNOWN: u32 = 16;
 
     /// Whether the slot is often free, even while some wait for it.
@@ -279,7 +278,13 @@ struct Streak {
     /// The last grant that was given back before others: its generation, over the slot's number.
     last: AtomicU64,
     begun_ns: AtomicU64,
+    /// When the process last called one more than the heir.
+    called_ns: AtomicU64,
 }
+
+/// For how long at least each process leaves the heir of a slot that is often free alone with
+/// it, before it calls one more.
+const CALL_NS: u64 = 100_000;
 
 impl Streaks {
     /// Whether a streak lasts too long; asked at each release of `grant` before others.
@@ -296,26 +301,17 @@ impl Streaks {
         streak.begun_ns.store(now_ns, Ordering::Relaxed);
         goes_on && begun_ns != 0
     }
-}
 
-/// For how long at least a process leaves the heir of a slot that is often free alone with it,
-/// before it calls one more.
-const CALL_NS: u64 = 100_000;
-
-/// When a process last called one more to a slot that is often free than its heir.
-///
-/// In turns the heir is the only one who is to be awake. Here it may wait for a processor
-/// for as long as the others run, which is milliseconds, and keep all who sleep asleep.
-#[derive(Default)]
-pub(crate) struct Calls([AtomicU64; 16]);
-
-impl Calls {
-    /// Whether it is time to call one more, who then is called.
-    pub(crate) fn is_due(&self, slot: u32, now_ns: u64) -> bool {
-        let last_ns = entry_of(&self.0, slot);
-        let is_due = now_ns.saturating_sub(last_ns.load(Ordering::Relaxed)) >= CALL_NS;
+    /// Whether it is time to call one more to the slot than its heir, who then is called.
+    ///
+    /// In turns the heir is the only one who is to be awake. Where a slot is often free it may
+    /// wait for a processor for as long as the others run, which is milliseconds, and keep all
+    /// who sleep asleep.
+    pub(crate) fn is_call_due(&self, slot: u32, now_ns: u64) -> bool {
+        let called_ns = &entry_of(&self.0, slot).called_ns;
+        let is_due = now_ns.saturating_sub(called_ns.load(Ordering::Relaxed)) >= CALL_NS;
         if is_due {
-            last_ns.store(now_ns, Ordering::Relaxed);
+            called_ns.store(now_ns, Ordering::Relaxed);
         }
         is_due
     }
@@ -407,16 +403,18 @@ mod tests {
     }
 
     #[test]
-    fn long_waits_do_not_shorten_the_spin_where_a_slot_is_often_free() {
+    fn long_waits_halve_the_spin_at_most_where_a_slot_is_often_free() {
         let contention = Contention::default();
-        contention.spins.note(3, SHORT_SLEEP_NS);
-        assert_eq!(contention.pauses_at(3), MOST_SPINS / 2);
+        (0..2).for_each(|_| contention.spins.note(3, SHORT_SLEEP_NS));
+        assert_eq!(contention.pauses_at(3), MOST_SPINS / 4);
         contention.occupancy.lower(3);
+        assert_eq!(contention.pauses_at(3), MOST_SPINS / 2);
+        contention.spins.note(3, 0);
         assert_eq!(contention.pauses_at(3), MOST_SPINS);
     }
 
     #[test]
-    fn a_slot_that_is_mostly_found_free_counts_as_free_until_it_is_mostly_found_held() {
+    fn a_slot_that_is_often_found_free_counts_as_such_until_it_is_mostly_found_held() {
         let occupancy = Occupancy::default();
         let after_at = |period_ns, looks: &[(bool, u32)]| {
             for &(held, times) in looks {
@@ -445,12 +443,12 @@ mod tests {
 
     #[test]
     fn one_more_is_called_once_in_a_while() {
-        let calls = Calls::default();
+        let streaks = Streaks::default();
         let now_ns = 7 * CALL_NS;
         let times = [0, 1, CALL_NS - 1, CALL_NS, CALL_NS + 1].map(|after_ns| now_ns + after_ns);
-        let due = times.map(|now_ns| calls.is_due(3, now_ns));
+        let due = times.map(|now_ns| streaks.is_call_due(3, now_ns));
         assert_eq!(due, [true, false, false, true, false]);
-        assert!(calls.is_due(4, now_ns), "another slot's entry");
+        assert!(streaks.is_call_due(4, now_ns), "another slot's entry");
     }
 
     #[test]

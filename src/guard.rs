@@ -348,7 +348,7 @@ fn give_back(
         if !contention.streaks.is_too_long(index, word, now_ns) {
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
             let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
-            if is_released && is_behind_heir && contention.calls.is_due(index, now_ns) {
+            if is_released && is_behind_heir && contention.streaks.is_call_due(index, now_ns) {
                 wait::call_another(slot, &Futex);
             }
             return is_released;
@@ -410,7 +410,7 @@ mod tests {
 
     use super::*;
     use crate::contention::Contention;
-    use crate::os::futex;
+    use crate::os::futex::{self, Ended};
     use crate::os::testing::{Child, SharedPage, Watchdog};
     use crate::table::LockTable;
 
@@ -553,21 +553,22 @@ mod tests {
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
         guard.release().unwrap();
-        let sleep = || futex::wait(slot.wake_word(), slot.wake_count(), u64::MAX);
-        let releases = thread::scope(|scope| {
+        let counted = slot.wake_count();
+        let sleep = || while futex::wait(slot.wake_word(), counted, u64::MAX) != Ended::Wake {};
+        thread::scope(|scope| {
             let sleeper = scope.spawn(sleep);
-            // Not one of them counts the wake word up, so it sleeps until it is called.
-            let releases = (0..).take_while(|_| {
+            while !sleeper.is_finished() {
                 lock.acquire().unwrap().release().unwrap();
-                // A streak of one process ends the belief that the slot is often free.
-                contention.occupancy.lower(index);
-                !sleeper.is_finished()
-            });
-            let releases = releases.count();
-            assert_eq!(sleeper.join().unwrap(), futex::Ended::Wake);
-            releases
+                // A grant of which the process's memory does not hear: as another's, it ends
+                // the streak that would end the belief.
+                let unheard = ManuallyDrop::new(lock.acquire().unwrap());
+                let grant = unheard.held.grant;
+                assert!(slot.release_quietly(&grant, Vacancy::Released));
+            }
         });
-        assert_eq!(slot.owner().queue(), Queue::Heir, "after {releases}");
+        // None of the releases was an ordinary one before sleepers.
+        let left = (slot.wake_count(), slot.owner().queue());
+        assert_eq!(left, (counted, Queue::Heir));
     }
 
     /// Its process may have learned what is no longer so, and who never waits learns nothing.

@@ -26,6 +26,9 @@ pub const WORKLOAD: &str = "contend";
 /// The name of the rows where each process works outside the lock, too.
 pub const WORKLOAD_OUTSIDE: &str = "contend, work outside";
 
+/// How long they work there in the suite.
+pub const OUTSIDE_NS: u64 = 5_000;
+
 /// The name of the rows where each process works for so long outside.
 #[must_use]
 pub const fn workload(outside_ns: u64) -> &'static str {

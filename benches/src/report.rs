@@ -66,7 +66,8 @@ pub fn markdown(rows: &[Row], how: &str) -> String {
     ] {
         let _ = write!(
             text,
-            "\n### 1 us inside, 5 us outside: {title}\n\n{}",
+            "\n### Contended, and {} us of work outside: {title}\n\n{}",
+            contend::OUTSIDE_NS / 1_000,
             contended(figures, contend::WORKLOAD_OUTSIDE, metric, best)
         );
     }

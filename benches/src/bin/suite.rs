@@ -161,7 +161,7 @@ fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Ve
         Workload::Uncontended => pairs::measure(Name::ALL, effort.pair_rounds),
         Workload::Instructions => instructions::measure(Name::ALL),
         Workload::Contend => contended(effort, &[0, 1_000, 10_000], 0, begun),
-        Workload::Outside => contended(effort, &[1_000], 5_000, begun),
+        Workload::Outside => contended(effort, &[1_000], contend::OUTSIDE_NS, begun),
         Workload::Handover => handover::measure(&handover::PEERS, effort.handover_turns),
         Workload::Crash => crash::measure(&crash::BURDENS, &crash::PEERS, effort.crash_rounds),
         Workload::Many => many::measure(effort.many_run, effort.many_rounds),

@@ -57,6 +57,8 @@ pub fn parts() -> Vec<Part> {
             barging_holder(Courtesy::OneMoreCalled, 2, RETIRES);
         "one_more_is_called_than_the_one_who_looks_again":
             barging_holder(Courtesy::OneMoreCalled, 2, LOOKS_AGAIN);
+        "one_more_is_called_while_another_stands_aside":
+            stands_aside(Courtesy::OneMoreCalled);
         "an_heir_retires_while_the_holder_comes_back_for_the_slot":
             holder_comes_back(Back::ByLook, RETIRES);
         "an_heir_attends_while_the_holder_comes_back_for_the_slot":
