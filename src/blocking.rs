@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::contention::BRIEF_NS;
 use crate::guard::Cause;
 use crate::holder::Holder;
 use crate::lock::RENAMES_MASK;
@@ -88,8 +87,8 @@ const MAX_HEIR_PAUSE_SHIFT: u32 = 9;
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
 
-/// After how many pauses, and the first, one who holds back for an heir yields: the heir may be
-/// waiting for this very processor.
+/// The last pause of one who holds back for an heir, as a power of two: then it yields, for the
+/// heir may be waiting for this very processor.
 const PAUSES_ASIDE: u32 = 6;
 
 /// For how long at most one who has had no turn yields to an heir: where many want the
@@ -97,8 +96,8 @@ const PAUSES_ASIDE: u32 = 6;
 const DEFERS_NS: u64 = 5_000_000;
 
 /// For how long an attempt that is not to wait, or not for longer, holds back, even past its
-/// deadline. Without it, one that tries in a
-/// loop would take back at once what it has just offered, for ever.
+/// deadline. Without it, one that tries in a loop would take back at once what it has just
+/// offered, for ever.
 const ATTEMPT_DEFERS_NS: u64 = 100_000;
 
 /// A wait beside an intact certificate.
@@ -174,6 +173,11 @@ impl Heir {
         same_since_ns: 0,
         looks: 0,
     };
+
+    /// Whether a holder has come back since the last look, as it does in its turn.
+    fn is_in_turn_of(&self, held: OwnerWord) -> bool {
+        self.seen.owner() == held.owner() && self.seen.generation() != held.generation()
+    }
 }
 
 impl<'a> Blocking<'a> {
@@ -214,7 +218,7 @@ impl<'a> Blocking<'a> {
         if let Some(word) = taken
             && word.owner() == Owner::Vacant(Vacancy::Released)
         {
-            let _ = self.learn(word, now_ns);
+            self.learn(word, now_ns);
         }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {
@@ -373,7 +377,7 @@ impl<'a> Blocking<'a> {
             // It has kept the slot, and is away for longer than that could be worth.
             if !self.is_learned {
                 let occupancy = &self.session.contention.occupancy;
-                occupancy.look(self.place.slot, false, BRIEF_NS);
+                occupancy.look_in_vain(self.place.slot);
             }
             return Defer::Take;
         }
@@ -388,8 +392,7 @@ impl<'a> Blocking<'a> {
     /// Pauses while the slot is offered to an heir, then lets it have the processor.
     fn defer_to_heir(&mut self) -> Defer {
         let is_low = self.is_occupancy_low();
-        let now_ns = clock::now_ns();
-        let is_attempt = self.is_attempt(now_ns);
+        let is_attempt = self.is_attempt();
         // At once: who still falls asleep while the heir calls the next one would be called in
         // vain, and take the slot back after a single grant.
         if self.had_turn && !is_low && !is_attempt {
@@ -403,6 +406,7 @@ impl<'a> Blocking<'a> {
         if is_low {
             return Defer::Take;
         }
+        let now_ns = clock::now_ns();
         if self.defers_until_ns == 0 {
             self.defers_until_ns = if is_attempt {
                 now_ns + ATTEMPT_DEFERS_NS
@@ -418,11 +422,20 @@ impl<'a> Blocking<'a> {
     }
 
     /// Whether this one hardly waits: it cannot stand aside asleep.
-    fn is_attempt(&self, now_ns: u64) -> bool {
+    fn is_attempt(&self) -> bool {
         match self.patience {
             Patience::None => true,
-            Patience::Until(deadline_ns) => deadline_ns < now_ns + ATTEMPT_DEFERS_NS,
+            Patience::Until(deadline_ns) => deadline_ns < clock::now_ns() + ATTEMPT_DEFERS_NS,
             Patience::Endless => false,
+        }
+    }
+
+    /// The longest pause, as the heir, after a look at `held`; a power of two.
+    fn heir_pause_shift(&self, held: OwnerWord) -> u32 {
+        if !self.is_occupancy_low() && self.heir.is_in_turn_of(held) {
+            MAX_HEIR_PAUSE_SHIFT
+        } else {
+            MAX_PAUSE_SHIFT
         }
     }
 
@@ -598,15 +611,9 @@ impl Waiting for Blocking<'_> {
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
         self.learn(held, now_ns);
-        let is_low = self.is_occupancy_low();
+        let max_shift = self.heir_pause_shift(held);
         let heir = &mut self.heir;
         let is_same = heir.seen.generation() == held.generation();
-        let is_in_turn = !is_low && !is_same && heir.seen.owner() == held.owner();
-        let max_shift = if is_in_turn {
-            MAX_HEIR_PAUSE_SHIFT
-        } else {
-            MAX_PAUSE_SHIFT
-        };
         heir.seen = held;
         if heir.same_since_ns == 0 || !is_same {
             heir.same_since_ns = now_ns;
@@ -724,7 +731,7 @@ mod tests {
                 grants += 10;
                 let [held, kept] = words(grants);
                 let seen = if is_held { held } else { kept };
-                let _ = blocking.learn(seen, grants * period_ns);
+                blocking.learn(seen, grants * period_ns);
                 // Once more at the same grant, which says nothing new.
                 assert!(!blocking.learn(seen, grants * period_ns));
                 blocking.is_occupancy_low()
@@ -801,6 +808,49 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_left_behind_counts_once_as_free() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            // Four such looks are not enough; counted twice, they would be.
+            for _ in 0..4 {
+                let mut waiter = Blocking::new(session, place, Patience::Endless);
+                waiter.learn(words(0)[0], 0);
+                let [looks, takes] = [(); 2].map(|()| waiter.defer(words(1)[1]));
+                assert_eq!((looks, takes), (Defer::Look, Defer::Take));
+            }
+            assert!(!session.contention.occupancy.is_low(place.slot));
+            let mut waiter = Blocking::new(session, place, Patience::Endless);
+            let _ = [(); 2].map(|()| waiter.defer(words(1)[1]));
+            assert!(session.contention.occupancy.is_low(place.slot));
+        });
+    }
+
+    #[test]
+    fn an_heir_pauses_longer_in_a_turn_unless_the_slot_is_often_free() {
+        with_blocking(Patience::Endless, |mut heir| {
+            let [before, now] = [1, 2].map(|grants| words(grants)[0]);
+            assert_eq!(heir.heir_pause_shift(before), MAX_PAUSE_SHIFT);
+            assert!(heir.attend(before));
+            assert_eq!(heir.heir_pause_shift(now), MAX_HEIR_PAUSE_SHIFT);
+            lower(&heir);
+            assert_eq!(heir.heir_pause_shift(now), MAX_PAUSE_SHIFT);
+        });
+    }
+
+    #[test]
+    fn a_turn_is_seen_by_one_holders_other_grants() {
+        let heir = Heir {
+            seen: words(1)[0],
+            ..Heir::NEW
+        };
+        assert!(heir.is_in_turn_of(words(2)[0]));
+        assert!(!heir.is_in_turn_of(words(1)[0]), "the same grant");
+        let others = OwnerWord::released_at(6).granted_to(Identity::new(8, 2));
+        assert!(!heir.is_in_turn_of(others));
+        assert!(!Heir::NEW.is_in_turn_of(words(2)[0]), "a first look");
+    }
+
+    #[test]
     fn who_gets_a_slot_at_a_look_learns_that_it_was_free_unless_it_is_the_first() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
@@ -809,7 +859,7 @@ mod tests {
                 (0..100).for_each(|_| {
                     let mut waiter = Blocking::new(session, place, Patience::Endless);
                     for &grants in looks {
-                        let _ = waiter.learn(words(grants)[0], 0);
+                        waiter.learn(words(grants)[0], 0);
                     }
                     waiter.end(Some(taken));
                 });

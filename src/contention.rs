@@ -194,7 +194,7 @@ const SOON_NS: u64 = 80;
 
 /// A holder that comes back within this time is worth taking the slot from only if it needs
 /// little of that time itself: a handover takes most of the rest.
-pub(crate) const BRIEF_NS: u64 = 300;
+const BRIEF_NS: u64 = 300;
 
 /// How much of the time slots are held, as those find who wait for them.
 ///
@@ -237,6 +237,12 @@ impl Occupancy {
         }
     }
 
+    /// Somebody who waits for the slot has seen that its last holder, who had kept it, does not
+    /// come back for it.
+    pub(crate) fn look_in_vain(&self, slot: u32) {
+        self.look(slot, false, BRIEF_NS);
+    }
+
     /// What the looks have come to does not hold any more.
     pub(crate) fn forget(&self, slot: u32) {
         entry_of(&self.0, slot).store(Self::UNKNOWN, Ordering::Relaxed);
@@ -258,9 +264,9 @@ impl Occupancy {
 }
 
 /// How long a process may get a slot grant after grant, before others who wait for it, and
-/// still believe that it is often free: as long as it may anywhere else. Who was
-/// woken, and is still waiting for this very processor, would wait the longer; and where the
-/// belief is true, somebody gets the slot much sooner.
+/// still believe that it is often free: as long as it may anywhere else. Who was woken, and is
+/// still waiting for this very processor, would wait the longer; and where the belief is true,
+/// somebody gets the slot much sooner.
 const STREAK_NS: u64 = TURN_NS;
 
 /// Since when a process has got a slot grant after grant while others wait for it.

@@ -539,6 +539,20 @@ mod tests {
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
+        let is_call_due = |index| {
+            let streaks = &lock.session().contention.streaks;
+            streaks.is_call_due(index, clock::now_ns())
+        };
+        assert!(is_call_due(index), "one call for one release");
+
+        let revoked = table.lock("revoked").unwrap();
+        let guard = revoked.acquire().unwrap();
+        let (slot, index) = (guard.held.slot, guard.held.index);
+        lock.session().contention.occupancy.lower(index);
+        assert!(slot.queue_up(slot.owner(), Queue::Heir));
+        assert!(wait::vacate(slot, slot.owner(), Vacancy::Forced(1), &Futex));
+        guard.release().unwrap_err();
+        assert!(is_call_due(index), "a release that was none calls nobody");
     }
 
     #[test]

@@ -124,7 +124,11 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
     let steps_per_ns = ticks::steps_per_ns();
     let mut outcomes = Vec::new();
     for &section_ns in &plan.sections_ns {
-        let steps = |ns| (ns as f64 * steps_per_ns) as u64;
+        let steps_of = |ns| (ns as f64 * steps_per_ns) as u64;
+        let steps = Steps {
+            inside: steps_of(section_ns),
+            outside: steps_of(plan.outside_ns),
+        };
         for &processes in &plan.processes {
             let mut gathered: Vec<_> = plan.peers.iter().map(|_| Gathered::new()).collect();
             for round in 0..plan.rounds.max(1) as usize {
@@ -133,8 +137,7 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
                     let load = Load {
                         peer: plan.peers[index],
                         processes,
-                        inside: steps(section_ns),
-                        outside: steps(plan.outside_ns),
+                        steps,
                         run: plan.run,
                     };
                     gathered[index].round(&load)?;
@@ -163,11 +166,17 @@ pub fn measure(plan: &Plan, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcom
 struct Load {
     peer: Name,
     processes: u32,
-    /// Steps of work with the lock held.
-    inside: u64,
-    /// Steps of work between a release and the next acquisition.
-    outside: u64,
+    steps: Steps,
     run: Duration,
+}
+
+/// How many steps of work a process does for each grant.
+#[derive(Clone, Copy, Debug)]
+struct Steps {
+    /// With the lock held.
+    inside: u64,
+    /// Between its release and the next acquisition.
+    outside: u64,
 }
 
 /// What the rounds of one cell have brought so far.
@@ -194,7 +203,7 @@ impl Gathered {
         if self.failed.is_some() {
             return Ok(());
         }
-        let runs: &[bool] = if load.inside == 0 {
+        let runs: &[bool] = if load.steps.inside == 0 {
             &[false, true]
         } else {
             &[true]
@@ -283,15 +292,14 @@ impl Visitor for Measure<'_> {
         let Load {
             peer,
             processes,
-            inside,
-            outside,
+            steps,
             run,
         } = *self.load;
         let _made = P::create(self.dir)?;
         let arguments = [
             peer.key().to_string(),
-            inside.to_string(),
-            outside.to_string(),
+            steps.inside.to_string(),
+            steps.outside.to_string(),
             self.timed.to_string(),
         ];
         let mut crew = Crew::start(self.dir, processes, WORKLOAD, &arguments)?;
@@ -330,26 +338,20 @@ fn histogram() -> Histogram<u64> {
 pub fn work(worker: &Worker) -> Result<(), Failure> {
     let key: String = worker.argument(0)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
-    let (inside, outside) = (worker.argument(1)?, worker.argument(2)?);
+    let steps = Steps {
+        inside: worker.argument(1)?,
+        outside: worker.argument(2)?,
+    };
     if worker.argument(3)? {
-        peer.dispatch(Work::<true> {
-            worker,
-            inside,
-            outside,
-        })
+        peer.dispatch(Work::<true> { worker, steps })
     } else {
-        peer.dispatch(Work::<false> {
-            worker,
-            inside,
-            outside,
-        })
+        peer.dispatch(Work::<false> { worker, steps })
     }
 }
 
 struct Work<'a, const TIMED: bool> {
     worker: &'a Worker,
-    inside: u64,
-    outside: u64,
+    steps: Steps,
 }
 
 impl<const TIMED: bool> Visitor for Work<'_, TIMED> {
@@ -369,9 +371,9 @@ impl<const TIMED: bool> Visitor for Work<'_, TIMED> {
             let guard = peer.take();
             let taken = if TIMED { ticks::now() } else { 0 };
             control.count_unprotected();
-            ticks::work(self.inside);
+            ticks::work(self.steps.inside);
             drop(guard);
-            ticks::work(self.outside);
+            ticks::work(self.steps.outside);
             all += 1;
             let now = control.phase();
             // By the phase in which it ended: one that outlasts the warm-up is a wait, too.

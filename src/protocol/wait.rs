@@ -9,15 +9,16 @@
 //!
 //! # The heir
 //!
-//! The one that was woken is the heir: while the word says so, no release has to wake anybody, and
-//! the holder barges in again and again at the price of an uncontended lock: it releases
+//! The one that was woken is the heir: while the word says so, no release has to wake anybody,
+//! and the holder barges in again and again at the price of an uncontended lock: it releases
 //! the slot `Kept`, and others hold back long enough for it to return. When it has barged
 //! in for long enough it releases the slot `Offered`, and all but the heir hold back.
 //! Both are courtesies among the living: whoever finds that nothing happens takes the slot.
 //! A slot that is often free is left without either, nobody holds back there, and one more than
 //! the heir is called now and then (`call_another`): that one is an heir, too.
 //!
-//! So in turns, of many that want a slot two are awake, the holder and its heir, and all others sleep.
+//! So in turns, of many that want a slot two are awake, the holder and its heir; the others
+//! sleep.
 //! Who has had its turn holds back for the heir asleep, too, under the vacant word, because the
 //! heir may need that very processor: were all to stay runnable, the scheduler would share out
 //! turns by slices of milliseconds, and stop holders in the middle of theirs. That sleep is
