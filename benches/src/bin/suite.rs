@@ -56,6 +56,12 @@ enum Workload {
     Idle,
 }
 
+/// The rows, in the directory that is written to.
+const CSV: &str = "results.csv";
+
+/// A sentence of how they were measured, likewise.
+const HOW: &str = "machine.txt";
+
 /// How much of each.
 struct Effort {
     pair_rounds: u32,
@@ -100,25 +106,31 @@ fn main() -> Result<(), Failure> {
     crew::work_if_worker();
     let options = Options::parse();
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let publish = options.publish || (!options.quick && options.only.is_empty());
-    let publish = publish && options.out.is_none();
-    let out = match &options.out {
+    let mut publish = options.publish || (!options.quick && options.only.is_empty());
+    publish &= options.out.is_none();
+    let unpublished = home.join("../target/caslock-bench");
+    let mut out = match &options.out {
         Some(out) => out.clone(),
         None if publish => home.join("results"),
-        None => home.join("../target/caslock-bench"),
+        None => unpublished.clone(),
     };
     fs::create_dir_all(&out)?;
-    let (csv, how_file) = (out.join("results.csv"), out.join("machine.txt"));
+    let mut failed = Vec::new();
     if !options.render {
         if cfg!(debug_assertions) {
             return Err("measure an optimised build: cargo run --release".into());
         }
-        let (rows, how) = measure(&options)?;
-        rows::write(&csv, &rows)?;
-        fs::write(&how_file, how)?;
+        let measured = measure(&options);
+        failed = measured.failed;
+        if publish && !failed.is_empty() {
+            (publish, out) = (false, unpublished);
+            fs::create_dir_all(&out)?;
+        }
+        rows::write(&out.join(CSV), &measured.rows)?;
+        fs::write(out.join(HOW), measured.how)?;
     }
-    let rows = rows::read(&csv)?;
-    let tables = report::markdown(&rows, &fs::read_to_string(&how_file)?);
+    let rows = rows::read(&out.join(CSV))?;
+    let tables = report::markdown(&rows, &fs::read_to_string(out.join(HOW))?);
     fs::write(out.join("tables.md"), &tables)?;
     plots::draw(Figures(&rows), &out)?;
     if publish {
@@ -126,21 +138,40 @@ fn main() -> Result<(), Failure> {
     }
     println!("{}", table(&targets(Figures(&rows))));
     eprintln!("written: {}", out.display());
-    Ok(())
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not measured: {}", failed.join("; ")).into()),
+    }
 }
 
-/// Everything that was asked for, and a sentence of how it was measured.
-fn measure(options: &Options) -> Result<(Vec<Row>, String), Failure> {
+/// What a run has brought.
+struct Measured {
+    rows: Vec<Row>,
+    /// A sentence of how it was measured.
+    how: String,
+    /// Which workloads could not be measured, and why. The others are, all the same: minutes
+    /// are in them.
+    failed: Vec<String>,
+}
+
+/// Everything that was asked for.
+fn measure(options: &Options) -> Measured {
     let (effort, kind) = match options.quick {
         true => (&QUICK, "quick run"),
         false => (&FULL, "full run"),
     };
     let begun = Instant::now();
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for workload in Workload::value_variants() {
         if options.only.is_empty() || options.only.contains(workload) {
             progress(begun, &format!("{workload:?}"));
-            rows.extend(measure_one(*workload, effort, begun)?);
+            match measure_one(*workload, effort, begun) {
+                Ok(measured) => rows.extend(measured),
+                Err(error) => {
+                    failed.push(format!("{workload:?}: {error}"));
+                    progress(begun, &format!("not measured: {error}"));
+                }
+            }
         }
     }
     let took = begun.elapsed().as_secs();
@@ -153,7 +184,7 @@ fn measure(options: &Options) -> Result<(Vec<Row>, String), Failure> {
         effort.contend_rounds,
         effort.contend_run.as_millis(),
     );
-    Ok((rows, how))
+    Measured { rows, how, failed }
 }
 
 fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Vec<Row>, Failure> {
