@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::contention::begin_stint;
 use crate::guard::Cause;
 use crate::holder::Holder;
 use crate::lock::RENAMES_MASK;
@@ -219,6 +220,9 @@ impl<'a> Blocking<'a> {
             && word.owner() == Owner::Vacant(Vacancy::Released)
         {
             self.learn(word, now_ns);
+        }
+        if self.asleep_ns != 0 {
+            begin_stint(now_ns);
         }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {
@@ -697,6 +701,7 @@ impl Waiting for Blocking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contention::stint_begun_ns;
     use crate::table::LockTable;
 
     /// The words of a slot from its 5th grant on, each held and then kept by process 7.
@@ -924,6 +929,21 @@ mod tests {
             assert_eq!(pauses(), most, "it did not pause");
             wait(1);
             assert!(pauses() < most);
+        });
+    }
+
+    #[test]
+    fn a_stint_begins_with_the_end_of_a_wait_that_slept() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            for (asleep_ns, begins) in [(0, false), (1, true)] {
+                begin_stint(1);
+                let mut waiter = Blocking::new(session, place, Patience::Endless);
+                waiter.asleep_ns = asleep_ns;
+                let ended_ns = waiter.end(None);
+                let begun_ns = if begins { ended_ns } else { 1 };
+                assert_eq!(stint_begun_ns(), begun_ns);
+            }
         });
     }
 

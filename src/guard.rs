@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
+use crate::contention::{begin_stint, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
@@ -43,6 +44,9 @@ impl Cause {
 /// It belongs to the process, not to the thread: it can be sent to another thread. A guard
 /// whose grant was revoked is harmless: it can no longer alter anything, and every call
 /// says so. Dropped by a panic, it tells the next owner so.
+///
+/// Before others who wait, the release may wake one of them, and yields the processor to
+/// them once in a while.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard<'a> {
     held: Held<'a>,
@@ -348,8 +352,8 @@ fn give_back(
         if !contention.streaks.is_too_long(index, word, now_ns) {
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
             let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
-            if is_released && is_behind_heir && contention.streaks.is_call_due(index, now_ns) {
-                wait::call_another(slot, &Futex);
+            if is_released && is_behind_heir && is_stint_over(now_ns) {
+                stand_aside(slot);
             }
             return is_released;
         }
@@ -381,6 +385,15 @@ fn give_back(
     is_given_back
 }
 
+/// Leaves the processor to those who wait for a slot that is often free: to its heir, and to
+/// one more that is called here, for the heir may wait for another processor.
+#[cold]
+fn stand_aside(slot: &Slot) {
+    wait::call_another(slot, &Futex);
+    thread::yield_now();
+    begin_stint(clock::now_ns());
+}
+
 #[cold]
 #[inline(never)]
 fn lost(lock: &Lock, index: u32, token: FencingToken) -> Lost {
@@ -409,7 +422,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::contention::Contention;
+    use crate::contention::{Contention, stint_begun_ns};
     use crate::os::futex::{self, Ended};
     use crate::os::testing::{Child, SharedPage, Watchdog};
     use crate::table::LockTable;
@@ -534,16 +547,13 @@ mod tests {
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Asleep));
         let calls = slot.wake_word().load(Ordering::Relaxed);
+        begin_stint(1);
         guard.release().unwrap();
         assert_ne!(slot.wake_word().load(Ordering::Relaxed), calls);
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
-        let is_call_due = |index| {
-            let streaks = &lock.session().contention.streaks;
-            streaks.is_call_due(index, clock::now_ns())
-        };
-        assert!(is_call_due(index), "one call for one release");
+        assert_eq!(stint_begun_ns(), 1, "one call for one release");
 
         let revoked = table.lock("revoked").unwrap();
         let guard = revoked.acquire().unwrap();
@@ -552,11 +562,11 @@ mod tests {
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
         assert!(wait::vacate(slot, slot.owner(), Vacancy::Forced(1), &Futex));
         guard.release().unwrap_err();
-        assert!(is_call_due(index), "a release that was none calls nobody");
+        assert_eq!(stint_begun_ns(), 1, "a release that was none calls nobody");
     }
 
     #[test]
-    fn a_release_of_a_slot_that_is_often_free_calls_one_behind_the_heir_now_and_then() {
+    fn a_release_of_a_slot_that_is_often_free_calls_one_behind_the_heir_after_each_stint() {
         let _watchdog = Watchdog::start();
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
@@ -566,7 +576,10 @@ mod tests {
         let contention = &lock.session().contention;
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
+        begin_stint(1);
+        let released_ns = clock::now_ns();
         guard.release().unwrap();
+        assert!(stint_begun_ns() >= released_ns, "another begins");
         let counted = slot.wake_count();
         let sleep = || while futex::wait(slot.wake_word(), counted, u64::MAX) != Ended::Wake {};
         thread::scope(|scope| {
