@@ -119,6 +119,7 @@ pub(crate) struct Blocking<'a> {
     most_spins: u32,
     /// When it first went to sleep behind a holder; 0: it has not.
     asleep_ns: u64,
+    has_slept: bool,
     /// The generation of the grant whose end a newcomer spins for.
     spun_on: u64,
     deferrals: u32,
@@ -190,6 +191,7 @@ impl<'a> Blocking<'a> {
             spins: 0,
             most_spins: session.contention.pauses_at(place.slot),
             asleep_ns: 0,
+            has_slept: false,
             spun_on: 0,
             deferrals: 0,
             defers_until_ns: 0,
@@ -221,7 +223,7 @@ impl<'a> Blocking<'a> {
         {
             self.learn(word, now_ns);
         }
-        if self.asleep_ns != 0 {
+        if self.has_slept {
             begin_stint(now_ns);
         }
         if self.spins > 0 {
@@ -684,6 +686,7 @@ impl Waiting for Blocking<'_> {
             Owner::Renaming(_) | Owner::Corrupt => Ended::Again,
         };
         if ended != Ended::Again {
+            self.has_slept = true;
             // The others have had theirs since.
             self.had_turn = false;
         }
@@ -701,7 +704,7 @@ impl Waiting for Blocking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contention::stint_begun_ns;
+    use crate::contention::stints;
     use crate::table::LockTable;
 
     /// The words of a slot from its 5th grant on, each held and then kept by process 7.
@@ -936,13 +939,16 @@ mod tests {
     fn a_stint_begins_with_the_end_of_a_wait_that_slept() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
-            for (asleep_ns, begins) in [(0, false), (1, true)] {
-                begin_stint(1);
-                let mut waiter = Blocking::new(session, place, Patience::Endless);
-                waiter.asleep_ns = asleep_ns;
+            let (word, [held, _]) = (AtomicU32::new(0), words(0));
+            for (expected, has_slept) in [(1, false), (0, true)] {
+                stints::forget();
+                let patience = Patience::lasting(Duration::from_millis(1));
+                let mut waiter = Blocking::new(session, place, patience);
+                let slept = waiter.sleep(&word, expected, held.vacated(Vacancy::Offered));
+                assert_eq!(slept == Slept::InVain, has_slept);
                 let ended_ns = waiter.end(None);
-                let begun_ns = if begins { ended_ns } else { 1 };
-                assert_eq!(stint_begun_ns(), begun_ns);
+                let begun_ns = if has_slept { ended_ns } else { 0 };
+                assert_eq!(stints::begun_ns(), begun_ns);
             }
         });
     }

@@ -1,5 +1,5 @@
 //! What a process remembers of the contention for its slots: whose turn it is, how long to
-//! spin, whether a slot is often free, and for how long a thread has been at it.
+//! spin, whether a slot is often free. And a thread: for how long it has been at it.
 //!
 //! All of it is of this process alone, and a matter of speed and fairness: ownership never
 //! depends on it. So a few entries serve all slots, and slots that share one share its
@@ -8,6 +8,7 @@
 use std::cell::Cell;
 
 use crate::lock::SLOT_BITS;
+use crate::os::clock;
 use crate::protocol::word::{OwnerWord, Queue};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -300,44 +301,99 @@ impl Streaks {
         if goes_on && begun_ns != 0 && now_ns.saturating_sub(begun_ns) <= STREAK_NS {
             return false;
         }
-        streak.begun_ns.store(now_ns, Ordering::Relaxed);
+        self.begin(slot, now_ns);
         goes_on && begun_ns != 0
+    }
+
+    /// The streak at the slot begins anew.
+    pub(crate) fn begin(&self, slot: u32, now_ns: u64) {
+        let begun_ns = &entry_of(&self.0, slot).begun_ns;
+        begun_ns.store(now_ns, Ordering::Relaxed);
     }
 }
 
-/// How long a thread goes on getting slots that are often free, before it gives up the
-/// processor once to those who wait for them.
+/// For how long a thread that gets slots which are often free has a processor, before it yields
+/// that once to those who wait.
 const STINT_NS: u64 = 1_000_000;
 
-thread_local! {
-    /// When this thread's stint began; 0: it has had none.
-    static STINT_BEGUN_NS: Cell<u64> = const { Cell::new(0) };
+/// A thread's work at its slots, since it last slept for one or yielded to others.
+///
+/// Who waits for a slot that is often free waits to be called, and then for a processor: of 32
+/// processes on two processors, for 97 % of the time. And who has one goes on until it is taken
+/// away, one time in a few in the middle of a grant, which sends all others to sleep. So a
+/// thread yields it after a grant.
+#[derive(Clone, Copy)]
+struct Stint {
+    /// When it began, or would have, had the thread had a processor ever since; 0: before any
+    /// other. A thread that comes for one grant is to call somebody, too.
+    begun_ns: u64,
+    /// What the thread had had of a processor then.
+    ran_ns: u64,
 }
 
-/// A stint of this thread begins: it has slept for a slot, or given up the processor.
-///
-/// Who waits for a slot that is often free does not wait for its turn there, but to be called
-/// and then for a processor: of 32 processes on two processors, for 97 % of the time. And
-/// whoever has one goes on until it is taken away, one time in a few in the middle of a grant,
-/// which sends all others to sleep. So a thread gives it up itself, between two grants.
+thread_local! {
+    /// For all its slots, since it is the thread that has a processor.
+    static STINT: Cell<Stint> = const { Cell::new(Stint { begun_ns: 0, ran_ns: 0 }) };
+}
+
+impl Stint {
+    /// What is known of it now; nothing more once it is over. Asks what the thread has had of a
+    /// processor only where that could be enough.
+    fn going_on(self, now_ns: u64, ran_ns: impl FnOnce() -> u64) -> Option<Self> {
+        if now_ns.saturating_sub(self.begun_ns) < STINT_NS {
+            return Some(self);
+        }
+        if self.begun_ns == 0 {
+            return None;
+        }
+        let had_ns = ran_ns().saturating_sub(self.ran_ns);
+        let begun_ns = now_ns.saturating_sub(had_ns);
+        (had_ns < STINT_NS).then_some(Self { begun_ns, ..self })
+    }
+}
+
+/// This thread's next stint begins.
 pub(crate) fn begin_stint(now_ns: u64) {
-    STINT_BEGUN_NS.set(now_ns);
+    STINT.set(Stint {
+        begun_ns: now_ns,
+        ran_ns: clock::ran_ns(),
+    });
 }
 
 /// Whether this thread's stint is over.
 pub(crate) fn is_stint_over(now_ns: u64) -> bool {
-    let begun_ns = STINT_BEGUN_NS.get();
-    if begun_ns == 0 {
-        begin_stint(now_ns);
-        return false;
+    match STINT.get().going_on(now_ns, clock::ran_ns) {
+        Some(stint) => {
+            STINT.set(stint);
+            false
+        }
+        None => true,
     }
-    now_ns.saturating_sub(begun_ns) >= STINT_NS
 }
 
-/// When this thread's stint began.
 #[cfg(test)]
-pub(crate) fn stint_begun_ns() -> u64 {
-    STINT_BEGUN_NS.get()
+pub(crate) mod stints {
+    use super::*;
+
+    /// As if this thread had done nothing yet.
+    pub(crate) fn forget() {
+        STINT.set(Stint {
+            begun_ns: 0,
+            ran_ns: 0,
+        });
+    }
+
+    /// As if its stint had begun then, and it had not had a processor since.
+    pub(crate) fn have_begun(begun_ns: u64) {
+        STINT.set(Stint {
+            begun_ns,
+            ran_ns: u64::MAX,
+        });
+    }
+
+    pub(crate) fn begun_ns() -> u64 {
+        STINT.get().begun_ns
+    }
 }
 
 #[cfg(test)]
@@ -465,15 +521,49 @@ mod tests {
     }
 
     #[test]
-    fn a_stint_lasts_for_its_time_and_a_first_look_begins_it() {
-        begin_stint(0);
-        let first_ns = 7 * STINT_NS;
-        let times = [0, 1, STINT_NS - 1, STINT_NS, 2 * STINT_NS].map(|after| first_ns + after);
-        assert_eq!(times.map(is_stint_over), [false, false, false, true, true]);
-        begin_stint(times[4]);
-        assert!(!is_stint_over(times[4] + 1));
-        let is_over_elsewhere = || std::thread::spawn(move || is_stint_over(u64::MAX)).join();
-        assert!(!is_over_elsewhere().unwrap(), "another thread's");
+    fn a_stint_lasts_until_its_thread_has_had_a_processor_for_so_long() {
+        let begun_ns = 7 * STINT_NS;
+        let stint = Stint {
+            begun_ns,
+            ran_ns: 100,
+        };
+        let after = |passed_ns, had_ns| {
+            let next = stint.going_on(begun_ns + passed_ns, || 100 + had_ns);
+            next.map(|next| next.begun_ns - begun_ns)
+        };
+        let unasked = stint.going_on(begun_ns + STINT_NS - 1, || unreachable!("too early"));
+        assert_eq!(unasked.map(|stint| stint.begun_ns), Some(begun_ns));
+        assert_eq!(after(STINT_NS, STINT_NS), None);
+        assert_eq!(after(STINT_NS, STINT_NS - 1), Some(1));
+        assert_eq!(
+            after(50 * STINT_NS, STINT_NS / 4),
+            Some(50 * STINT_NS - STINT_NS / 4)
+        );
+        assert_eq!(after(50 * STINT_NS, STINT_NS), None);
+    }
+
+    #[test]
+    fn a_threads_first_stint_is_over_and_another_threads_is_its_own() {
+        stints::forget();
+        let now_ns = clock::now_ns();
+        assert!(is_stint_over(now_ns));
+        begin_stint(now_ns);
+        assert!(!is_stint_over(now_ns + STINT_NS / 2));
+        let is_over_elsewhere = std::thread::spawn(move || is_stint_over(now_ns)).join();
+        assert!(is_over_elsewhere.unwrap());
+    }
+
+    #[test]
+    fn who_yields_to_others_begins_its_streak_anew() {
+        let streaks = Streaks::default();
+        let is_too_long = |generation: u64, now_ns| {
+            streaks.is_too_long(3, OwnerWord::released_at(generation), now_ns)
+        };
+        assert!(!is_too_long(5, 1_000) && !is_too_long(6, 1_000));
+        let late_ns = 2_000 + STREAK_NS;
+        streaks.begin(3, late_ns);
+        assert!(!is_too_long(7, late_ns + STREAK_NS));
+        assert!(is_too_long(8, late_ns + STREAK_NS + 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
-use crate::contention::{begin_stint, is_stint_over};
+use crate::contention::{Contention, begin_stint, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
@@ -45,8 +45,9 @@ impl Cause {
 /// whose grant was revoked is harmless: it can no longer alter anything, and every call
 /// says so. Dropped by a panic, it tells the next owner so.
 ///
-/// Before others who wait, the release may wake one of them, and yields the processor to
-/// them once in a while.
+/// A release before others who wait may wake one of them; and where the lock is often free, it
+/// yields the processor to them once in a millisecond that the thread has had it for, whatever
+/// else the thread holds.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard<'a> {
     held: Held<'a>,
@@ -353,7 +354,7 @@ fn give_back(
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
             let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
             if is_released && is_behind_heir && is_stint_over(now_ns) {
-                stand_aside(slot);
+                yield_to_others(contention, slot, index);
             }
             return is_released;
         }
@@ -388,10 +389,12 @@ fn give_back(
 /// Leaves the processor to those who wait for a slot that is often free: to its heir, and to
 /// one more that is called here, for the heir may wait for another processor.
 #[cold]
-fn stand_aside(slot: &Slot) {
+fn yield_to_others(contention: &Contention, slot: &Slot, index: u32) {
     wait::call_another(slot, &Futex);
     thread::yield_now();
-    begin_stint(clock::now_ns());
+    let now_ns = clock::now_ns();
+    begin_stint(now_ns);
+    contention.streaks.begin(index, now_ns);
 }
 
 #[cold]
@@ -421,10 +424,12 @@ impl fmt::Debug for Guard<'_> {
 mod tests {
     use std::time::Duration;
 
+    use nix::sys::signal::Signal;
+
     use super::*;
-    use crate::contention::{Contention, stint_begun_ns};
+    use crate::contention::stints;
     use crate::os::futex::{self, Ended};
-    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::os::testing::{Child, SharedPage, Watchdog, end_at};
     use crate::table::LockTable;
 
     #[test]
@@ -547,13 +552,13 @@ mod tests {
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Asleep));
         let calls = slot.wake_word().load(Ordering::Relaxed);
-        begin_stint(1);
+        stints::forget();
         guard.release().unwrap();
         assert_ne!(slot.wake_word().load(Ordering::Relaxed), calls);
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
-        assert_eq!(stint_begun_ns(), 1, "one call for one release");
+        assert_eq!(stints::begun_ns(), 0, "one call for one release");
 
         let revoked = table.lock("revoked").unwrap();
         let guard = revoked.acquire().unwrap();
@@ -562,7 +567,45 @@ mod tests {
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
         assert!(wait::vacate(slot, slot.owner(), Vacancy::Forced(1), &Futex));
         guard.release().unwrap_err();
-        assert_eq!(stint_begun_ns(), 1, "a release that was none calls nobody");
+        assert_eq!(
+            stints::begun_ns(),
+            0,
+            "a release that was none calls nobody"
+        );
+    }
+
+    #[test]
+    fn a_release_before_the_heir_of_a_slot_that_is_often_free_yields_once_its_stint_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        // In a child, which a system call may end.
+        let yields_after = |begin: fn(), is_low: bool| {
+            let child = Child::fork(|| {
+                let table = LockTable::open(dir.path().join("t")).unwrap();
+                let lock = table.lock("job").unwrap();
+                let guard = lock.acquire().unwrap();
+                let (slot, index) = (guard.held.slot, guard.held.index);
+                if is_low {
+                    lock.session().contention.occupancy.lower(index);
+                }
+                assert!(slot.queue_up(slot.owner(), Queue::Heir));
+                begin();
+                end_at(libc::SYS_sched_yield);
+                guard.release().unwrap();
+                // SAFETY:
+                // - ends the child.
+                unsafe { libc::_exit(0) }
+            });
+            child.ends_by(Signal::SIGSYS)
+        };
+        assert!(yields_after(stints::forget, true));
+        assert!(!yields_after(stints::forget, false), "in turns");
+        let just_begun = || stints::have_begun(clock::now_ns());
+        assert!(!yields_after(just_begun, true));
+        // However long ago that was.
+        assert!(
+            !yields_after(|| stints::have_begun(1), true),
+            "asleep since"
+        );
     }
 
     #[test]
@@ -576,21 +619,20 @@ mod tests {
         let contention = &lock.session().contention;
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
-        begin_stint(1);
-        let released_ns = clock::now_ns();
+        stints::forget();
         guard.release().unwrap();
-        assert!(stint_begun_ns() >= released_ns, "another begins");
+        assert_ne!(stints::begun_ns(), 0, "another begins");
         let counted = slot.wake_count();
         let sleep = || while futex::wait(slot.wake_word(), counted, u64::MAX) != Ended::Wake {};
         thread::scope(|scope| {
             let sleeper = scope.spawn(sleep);
             while !sleeper.is_finished() {
-                lock.acquire().unwrap().release().unwrap();
                 // A grant of which the process's memory does not hear: as another's, it ends
                 // the streak that would end the belief.
                 let unheard = ManuallyDrop::new(lock.acquire().unwrap());
                 let grant = unheard.held.grant;
                 assert!(slot.release_quietly(&grant, Vacancy::Released));
+                lock.acquire().unwrap().release().unwrap();
             }
         });
         // None of the releases was an ordinary one before sleepers.

@@ -48,19 +48,15 @@ pub fn command_line() -> Result<PathBuf, Failure> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--quiet", "--release", "-p", "caslock-cli"];
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let here = env::current_exe()?;
-    let here = here.parent().ok_or("no directory")?;
-    let target = here.parent().ok_or("no target directory")?;
     let built = Command::new(cargo)
         .args(build)
         .args(["--manifest-path", manifest])
-        .arg("--target-dir")
-        .arg(target)
         .status()?;
     if !built.success() {
         return Err("the command line does not build".into());
     }
-    let beside = here.join("caslock");
+    let here = env::current_exe()?;
+    let beside = here.parent().ok_or("no directory")?.join("caslock");
     match beside.exists() {
         true => Ok(beside),
         false => Err("the command line is not beside this program; run it with --release".into()),

@@ -1,5 +1,5 @@
-//! The two clocks of a table: nanoseconds since some moment of this boot, and which boot
-//! this is.
+//! The clocks of a table: nanoseconds since some moment of this boot, which boot this is, and
+//! what a thread has had of a processor.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +13,16 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// Two processes may read different clocks here (time namespaces), so a reading is never
 /// compared with a peer's to decide anything.
 pub(crate) fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    read_ns(ClockId::Monotonic)
+}
+
+/// How much of a processor's time this thread has had. A system call.
+pub(crate) fn ran_ns() -> u64 {
+    read_ns(ClockId::ThreadCPUTime)
+}
+
+fn read_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     now.tv_sec.cast_unsigned() * NANOS_PER_SEC + now.tv_nsec.cast_unsigned()
 }
 
@@ -57,6 +66,15 @@ mod tests {
         let first = now_ns();
         assert!(first > 0);
         assert!(now_ns() >= first);
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_has_no_processor_meanwhile() {
+        let nap = std::time::Duration::from_millis(20);
+        let (began_ns, ran_before_ns) = (now_ns(), ran_ns());
+        std::thread::sleep(nap);
+        let (ran_for_ns, took_ns) = (ran_ns() - ran_before_ns, now_ns() - began_ns);
+        assert!(ran_for_ns < took_ns / 2, "{ran_for_ns} of {took_ns}");
     }
 
     #[test]

@@ -71,6 +71,20 @@ impl Child {
         std::mem::forget(self);
     }
 
+    /// Waits for its end: true if this signal has brought it, false if it has exited with 0.
+    pub(crate) fn ends_by(self, signal: Signal) -> bool {
+        let status = waitpid(self.0, None).expect("waitpid");
+        let ended = match status {
+            WaitStatus::Signaled(_, by, _) => by == signal,
+            status => {
+                assert_eq!(status, WaitStatus::Exited(self.0, 0));
+                false
+            }
+        };
+        std::mem::forget(self);
+        ended
+    }
+
     /// Kills and reaps it.
     pub(crate) fn kill_and_reap(self) {
         drop(self);
@@ -131,6 +145,16 @@ impl Drop for SharedPage {
 
 /// Makes a system call fail with `errno` in this process from now on: for children only.
 pub(crate) fn deny(call: libc::c_long, errno: i32) {
+    answer(call, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
+}
+
+/// Has SIGSYS end this process at a system call from now on: for children only.
+pub(crate) fn end_at(call: libc::c_long) {
+    answer(call, libc::SECCOMP_RET_KILL_PROCESS);
+}
+
+/// What the kernel does about a system call of this thread, and of those that it makes.
+fn answer(call: libc::c_long, action: u32) {
     const LOAD_CALL: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -142,7 +166,7 @@ pub(crate) fn deny(call: libc::c_long, errno: i32) {
             u32::try_from(call).expect("a system call's number"),
             1,
         ),
-        step(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0),
+        step(RETURN, action, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let filter = libc::sock_fprog {

@@ -17,8 +17,8 @@ use caslock_bench::rows::Row;
 use caslock_bench::stats::machine;
 use caslock_bench::targets::{Figures, table, targets};
 use caslock_bench::{
-    Failure, contend, crash, crew, handover, idle, instructions, many, names, pairs, plots, report,
-    rows, run,
+    Failure, command_line, contend, crash, crew, handover, idle, instructions, many, names, pairs,
+    plots, report, rows, run,
 };
 use clap::{Parser, ValueEnum};
 
@@ -55,12 +55,6 @@ enum Workload {
     Run,
     Idle,
 }
-
-/// The rows, in the directory that is written to.
-const CSV: &str = "results.csv";
-
-/// A sentence of how they were measured, likewise.
-const HOW: &str = "machine.txt";
 
 /// How much of each.
 struct Effort {
@@ -106,31 +100,27 @@ fn main() -> Result<(), Failure> {
     crew::work_if_worker();
     let options = Options::parse();
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut publish = options.publish || (!options.quick && options.only.is_empty());
-    publish &= options.out.is_none();
+    let publish = options.publish || (!options.quick && options.only.is_empty());
+    let publish = publish && options.out.is_none();
     let unpublished = home.join("../target/caslock-bench");
-    let mut out = match &options.out {
+    let out = match &options.out {
         Some(out) => out.clone(),
         None if publish => home.join("results"),
         None => unpublished.clone(),
     };
+    fs::create_dir_all(&unpublished)?;
     fs::create_dir_all(&out)?;
-    let mut failed = Vec::new();
+    let (csv, how_file) = (out.join("results.csv"), out.join("machine.txt"));
     if !options.render {
         if cfg!(debug_assertions) {
             return Err("measure an optimised build: cargo run --release".into());
         }
-        let measured = measure(&options);
-        failed = measured.failed;
-        if publish && !failed.is_empty() {
-            (publish, out) = (false, unpublished);
-            fs::create_dir_all(&out)?;
-        }
-        rows::write(&out.join(CSV), &measured.rows)?;
-        fs::write(out.join(HOW), measured.how)?;
+        let (rows, how) = measure(&options, &unpublished.join("unfinished.csv"))?;
+        rows::write(&csv, &rows)?;
+        fs::write(&how_file, how)?;
     }
-    let rows = rows::read(&out.join(CSV))?;
-    let tables = report::markdown(&rows, &fs::read_to_string(out.join(HOW))?);
+    let rows = rows::read(&csv)?;
+    let tables = report::markdown(&rows, &fs::read_to_string(&how_file)?);
     fs::write(out.join("tables.md"), &tables)?;
     plots::draw(Figures(&rows), &out)?;
     if publish {
@@ -138,40 +128,30 @@ fn main() -> Result<(), Failure> {
     }
     println!("{}", table(&targets(Figures(&rows))));
     eprintln!("written: {}", out.display());
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(format!("not measured: {}", failed.join("; ")).into()),
-    }
+    Ok(())
 }
 
-/// What a run has brought.
-struct Measured {
-    rows: Vec<Row>,
-    /// A sentence of how it was measured.
-    how: String,
-    /// Which workloads could not be measured, and why. The others are, all the same: minutes
-    /// are in them.
-    failed: Vec<String>,
-}
-
-/// Everything that was asked for.
-fn measure(options: &Options) -> Measured {
+/// Everything that was asked for, and a sentence of how it was measured. What there is by the
+/// end of each workload is in `so_far`, should a later one fail.
+fn measure(options: &Options, so_far: &Path) -> Result<(Vec<Row>, String), Failure> {
     let (effort, kind) = match options.quick {
         true => (&QUICK, "quick run"),
         false => (&FULL, "full run"),
     };
+    let is_asked_for =
+        |workload: &Workload| options.only.is_empty() || options.only.contains(workload);
+    if is_asked_for(&Workload::Run) {
+        command_line()?;
+    }
     let begun = Instant::now();
-    let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for workload in Workload::value_variants() {
-        if options.only.is_empty() || options.only.contains(workload) {
+        if is_asked_for(workload) {
             progress(begun, &format!("{workload:?}"));
-            match measure_one(*workload, effort, begun) {
-                Ok(measured) => rows.extend(measured),
-                Err(error) => {
-                    failed.push(format!("{workload:?}: {error}"));
-                    progress(begun, &format!("not measured: {error}"));
-                }
-            }
+            let measured = measure_one(*workload, effort, begun)
+                .map_err(|error| format!("{error}; measured before: {}", so_far.display()))?;
+            rows.extend(measured);
+            rows::write(so_far, &rows)?;
         }
     }
     let took = begun.elapsed().as_secs();
@@ -184,7 +164,7 @@ fn measure(options: &Options) -> Measured {
         effort.contend_rounds,
         effort.contend_run.as_millis(),
     );
-    Measured { rows, how, failed }
+    Ok((rows, how))
 }
 
 fn measure_one(workload: Workload, effort: &Effort, begun: Instant) -> Result<Vec<Row>, Failure> {
