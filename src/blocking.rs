@@ -941,7 +941,7 @@ mod tests {
             let (session, place) = (before.session, before.place);
             let (word, [held, _]) = (AtomicU32::new(0), words(0));
             for (expected, has_slept) in [(1, false), (0, true)] {
-                stints::forget();
+                stints::be_over();
                 let patience = Patience::lasting(Duration::from_millis(1));
                 let mut waiter = Blocking::new(session, place, patience);
                 let slept = waiter.sleep(&word, expected, held.vacated(Vacancy::Offered));

@@ -287,7 +287,13 @@ struct Streak {
     /// The last grant that was given back before others: its generation, over the slot's number.
     last: AtomicU64,
     begun_ns: AtomicU64,
+    /// When the process last called one more than the heir.
+    called_ns: AtomicU64,
 }
+
+/// For how long at least each process leaves the heir of a slot that is often free alone with
+/// it, before it calls one more.
+const CALL_NS: u64 = 1_000_000;
 
 impl Streaks {
     /// Whether a streak lasts too long; asked at each release of `grant` before others.
@@ -310,6 +316,20 @@ impl Streaks {
         let begun_ns = &entry_of(&self.0, slot).begun_ns;
         begun_ns.store(now_ns, Ordering::Relaxed);
     }
+
+    /// Whether it is time to call one more to the slot than its heir, who then is called.
+    ///
+    /// In turns the heir is the only one who is to be awake. Where a slot is often free it may
+    /// wait for a processor for as long as the others run, which is milliseconds, and keep all
+    /// who sleep asleep.
+    pub(crate) fn is_call_due(&self, slot: u32, now_ns: u64) -> bool {
+        let called_ns = &entry_of(&self.0, slot).called_ns;
+        let is_due = now_ns.saturating_sub(called_ns.load(Ordering::Relaxed)) >= CALL_NS;
+        if is_due {
+            called_ns.store(now_ns, Ordering::Relaxed);
+        }
+        is_due
+    }
 }
 
 /// For how long a thread that gets slots which are often free has a processor, before it yields
@@ -321,11 +341,11 @@ const STINT_NS: u64 = 1_000_000;
 /// Who waits for a slot that is often free waits to be called, and then for a processor: of 32
 /// processes on two processors, for 97 % of the time. And who has one goes on until it is taken
 /// away, one time in a few in the middle of a grant, which sends all others to sleep. So a
-/// thread yields it after a grant.
+/// thread yields it after a grant: by its own time, for who has been away has had its rest.
 #[derive(Clone, Copy)]
 struct Stint {
-    /// When it began, or would have, had the thread had a processor ever since; 0: before any
-    /// other. A thread that comes for one grant is to call somebody, too.
+    /// When it began, or would have, had the thread had a processor ever since. The first: long
+    /// ago, with the thread.
     begun_ns: u64,
     /// What the thread had had of a processor then.
     ran_ns: u64,
@@ -342,9 +362,6 @@ impl Stint {
     fn going_on(self, now_ns: u64, ran_ns: impl FnOnce() -> u64) -> Option<Self> {
         if now_ns.saturating_sub(self.begun_ns) < STINT_NS {
             return Some(self);
-        }
-        if self.begun_ns == 0 {
-            return None;
         }
         let had_ns = ran_ns().saturating_sub(self.ran_ns);
         let begun_ns = now_ns.saturating_sub(had_ns);
@@ -375,12 +392,15 @@ pub(crate) fn is_stint_over(now_ns: u64) -> bool {
 pub(crate) mod stints {
     use super::*;
 
-    /// As if this thread had done nothing yet.
-    pub(crate) fn forget() {
+    /// As if this thread had neither slept for a slot nor yielded to others, but been busy.
+    pub(crate) fn be_over() {
         STINT.set(Stint {
             begun_ns: 0,
             ran_ns: 0,
         });
+        while clock::ran_ns() < STINT_NS {
+            std::hint::spin_loop();
+        }
     }
 
     /// As if its stint had begun then, and it had not had a processor since.
@@ -543,14 +563,18 @@ mod tests {
     }
 
     #[test]
-    fn a_threads_first_stint_is_over_and_another_threads_is_its_own() {
-        stints::forget();
+    fn a_threads_first_stint_begins_with_it_and_is_its_own() {
+        stints::be_over();
         let now_ns = clock::now_ns();
         assert!(is_stint_over(now_ns));
-        begin_stint(now_ns);
-        assert!(!is_stint_over(now_ns + STINT_NS / 2));
-        let is_over_elsewhere = std::thread::spawn(move || is_stint_over(now_ns)).join();
-        assert!(is_over_elsewhere.unwrap());
+        let is_over_elsewhere = || std::thread::spawn(move || is_stint_over(now_ns)).join();
+        assert!(!is_over_elsewhere().unwrap(), "it has just begun");
+        begin_stint(1);
+        assert!(!is_stint_over(now_ns), "it has not had a processor since");
+        assert!(
+            stints::begun_ns() > 1,
+            "which it need not ask again so soon"
+        );
     }
 
     #[test]
@@ -564,6 +588,16 @@ mod tests {
         streaks.begin(3, late_ns);
         assert!(!is_too_long(7, late_ns + STREAK_NS));
         assert!(is_too_long(8, late_ns + STREAK_NS + 1));
+    }
+
+    #[test]
+    fn one_more_is_called_once_in_a_while() {
+        let streaks = Streaks::default();
+        let now_ns = 7 * CALL_NS;
+        let times = [0, 1, CALL_NS - 1, CALL_NS, CALL_NS + 1].map(|after_ns| now_ns + after_ns);
+        let due = times.map(|now_ns| streaks.is_call_due(3, now_ns));
+        assert_eq!(due, [true, false, false, true, false]);
+        assert!(streaks.is_call_due(4, now_ns), "another slot's entry");
     }
 
     #[test]

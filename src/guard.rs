@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
-use crate::contention::{Contention, begin_stint, is_stint_over};
+use crate::contention::{Streaks, begin_stint, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
@@ -353,8 +353,13 @@ fn give_back(
         if !contention.streaks.is_too_long(index, word, now_ns) {
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
             let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
-            if is_released && is_behind_heir && is_stint_over(now_ns) {
-                yield_to_others(contention, slot, index);
+            if is_released && is_behind_heir {
+                if contention.streaks.is_call_due(index, now_ns) {
+                    wait::call_another(slot, &Futex);
+                }
+                if is_stint_over(now_ns) {
+                    yield_to_others(&contention.streaks, index);
+                }
             }
             return is_released;
         }
@@ -386,15 +391,14 @@ fn give_back(
     is_given_back
 }
 
-/// Leaves the processor to those who wait for a slot that is often free: to its heir, and to
-/// one more that is called here, for the heir may wait for another processor.
+/// Leaves the processor to those who wait for a slot that is often free.
 #[cold]
-fn yield_to_others(contention: &Contention, slot: &Slot, index: u32) {
-    wait::call_another(slot, &Futex);
+fn yield_to_others(streaks: &Streaks, index: u32) {
     thread::yield_now();
     let now_ns = clock::now_ns();
     begin_stint(now_ns);
-    contention.streaks.begin(index, now_ns);
+    // That nobody else got the slot meanwhile does not mean that none could.
+    streaks.begin(index, now_ns);
 }
 
 #[cold]
@@ -427,7 +431,7 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
-    use crate::contention::stints;
+    use crate::contention::{Contention, stints};
     use crate::os::futex::{self, Ended};
     use crate::os::testing::{Child, SharedPage, Watchdog, end_at};
     use crate::table::LockTable;
@@ -552,13 +556,18 @@ mod tests {
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Asleep));
         let calls = slot.wake_word().load(Ordering::Relaxed);
-        stints::forget();
+        stints::be_over();
         guard.release().unwrap();
         assert_ne!(slot.wake_word().load(Ordering::Relaxed), calls);
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
-        assert_eq!(stints::begun_ns(), 0, "one call for one release");
+        let is_call_due = |index| {
+            let streaks = &lock.session().contention.streaks;
+            streaks.is_call_due(index, clock::now_ns())
+        };
+        assert!(is_call_due(index), "one call for one release");
+        assert_eq!(stints::begun_ns(), 0, "it does not yield, too");
 
         let revoked = table.lock("revoked").unwrap();
         let guard = revoked.acquire().unwrap();
@@ -597,8 +606,8 @@ mod tests {
             });
             child.ends_by(Signal::SIGSYS)
         };
-        assert!(yields_after(stints::forget, true));
-        assert!(!yields_after(stints::forget, false), "in turns");
+        assert!(yields_after(stints::be_over, true));
+        assert!(!yields_after(stints::be_over, false), "in turns");
         let just_begun = || stints::have_begun(clock::now_ns());
         assert!(!yields_after(just_begun, true));
         // However long ago that was.
@@ -609,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_of_a_slot_that_is_often_free_calls_one_behind_the_heir_after_each_stint() {
+    fn a_release_of_a_slot_that_is_often_free_calls_one_behind_the_heir_now_and_then() {
         let _watchdog = Watchdog::start();
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
@@ -619,9 +628,9 @@ mod tests {
         let contention = &lock.session().contention;
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
-        stints::forget();
+        stints::be_over();
         guard.release().unwrap();
-        assert_ne!(stints::begun_ns(), 0, "another begins");
+        assert_ne!(stints::begun_ns(), 0, "the next stint, after a yield");
         let counted = slot.wake_count();
         let sleep = || while futex::wait(slot.wake_word(), counted, u64::MAX) != Ended::Wake {};
         thread::scope(|scope| {
