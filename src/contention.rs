@@ -287,13 +287,7 @@ struct Streak {
     /// The last grant that was given back before others: its generation, over the slot's number.
     last: AtomicU64,
     begun_ns: AtomicU64,
-    /// When the process last called one more than the heir.
-    called_ns: AtomicU64,
 }
-
-/// For how long at least each process leaves the heir of a slot that is often free alone with
-/// it, before it calls one more.
-const CALL_NS: u64 = 1_000_000;
 
 impl Streaks {
     /// Whether a streak lasts too long; asked at each release of `grant` before others.
@@ -316,21 +310,11 @@ impl Streaks {
         let begun_ns = &entry_of(&self.0, slot).begun_ns;
         begun_ns.store(now_ns, Ordering::Relaxed);
     }
-
-    /// Whether it is time to call one more to the slot than its heir, who then is called.
-    ///
-    /// In turns the heir is the only one who is to be awake. Where a slot is often free it may
-    /// wait for a processor for as long as the others run, which is milliseconds, and keep all
-    /// who sleep asleep.
-    pub(crate) fn is_call_due(&self, slot: u32, now_ns: u64) -> bool {
-        let called_ns = &entry_of(&self.0, slot).called_ns;
-        let is_due = now_ns.saturating_sub(called_ns.load(Ordering::Relaxed)) >= CALL_NS;
-        if is_due {
-            called_ns.store(now_ns, Ordering::Relaxed);
-        }
-        is_due
-    }
 }
+
+/// For how long at least each thread leaves the heirs of slots that are often free alone with
+/// them, before it calls one more.
+const CALL_NS: u64 = 250_000;
 
 /// For how long a thread that gets slots which are often free has a processor, before it yields
 /// that once to those who wait.
@@ -351,9 +335,11 @@ struct Stint {
     ran_ns: u64,
 }
 
+// For all slots of a thread, since it is the thread that has a processor.
 thread_local! {
-    /// For all its slots, since it is the thread that has a processor.
     static STINT: Cell<Stint> = const { Cell::new(Stint { begun_ns: 0, ran_ns: 0 }) };
+    /// When it last called one more than an heir.
+    static CALLED_NS: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Stint {
@@ -367,6 +353,19 @@ impl Stint {
         let begun_ns = now_ns.saturating_sub(had_ns);
         (had_ns < STINT_NS).then_some(Self { begun_ns, ..self })
     }
+}
+
+/// Whether it is time to call one more to a slot than its heir, who then is called.
+///
+/// In turns the heir is the only one who is to be awake. Where a slot is often free it may
+/// wait for a processor for as long as the others run, which is milliseconds, and keep all
+/// who sleep asleep.
+pub(crate) fn is_call_due(now_ns: u64) -> bool {
+    let is_due = now_ns.saturating_sub(CALLED_NS.get()) >= CALL_NS;
+    if is_due {
+        CALLED_NS.set(now_ns);
+    }
+    is_due
 }
 
 /// This thread's next stint begins.
@@ -392,8 +391,10 @@ pub(crate) fn is_stint_over(now_ns: u64) -> bool {
 pub(crate) mod stints {
     use super::*;
 
-    /// As if this thread had neither slept for a slot nor yielded to others, but been busy.
+    /// As if this thread had neither slept for a slot nor yielded to others, nor called one,
+    /// but been busy.
     pub(crate) fn be_over() {
+        CALLED_NS.set(0);
         STINT.set(Stint {
             begun_ns: 0,
             ran_ns: 0,
@@ -413,6 +414,10 @@ pub(crate) mod stints {
 
     pub(crate) fn begun_ns() -> u64 {
         STINT.get().begun_ns
+    }
+
+    pub(crate) fn called_ns() -> u64 {
+        CALLED_NS.get()
     }
 }
 
@@ -592,12 +597,15 @@ mod tests {
 
     #[test]
     fn one_more_is_called_once_in_a_while() {
-        let streaks = Streaks::default();
         let now_ns = 7 * CALL_NS;
         let times = [0, 1, CALL_NS - 1, CALL_NS, CALL_NS + 1].map(|after_ns| now_ns + after_ns);
-        let due = times.map(|now_ns| streaks.is_call_due(3, now_ns));
-        assert_eq!(due, [true, false, false, true, false]);
-        assert!(streaks.is_call_due(4, now_ns), "another slot's entry");
+        let due_to_another = move || std::thread::spawn(move || times.map(is_call_due)).join();
+        // A thread that comes for one grant calls somebody, too.
+        let due = [true, false, false, true, false];
+        assert_eq!(
+            [due_to_another().unwrap(), due_to_another().unwrap()],
+            [due; 2]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
-use crate::contention::{Streaks, begin_stint, is_stint_over};
+use crate::contention::{Streaks, begin_stint, is_call_due, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
@@ -354,7 +354,7 @@ fn give_back(
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
             let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
             if is_released && is_behind_heir {
-                if contention.streaks.is_call_due(index, now_ns) {
+                if is_call_due(now_ns) {
                     wait::call_another(slot, &Futex);
                 }
                 if is_stint_over(now_ns) {
@@ -562,12 +562,8 @@ mod tests {
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
-        let is_call_due = |index| {
-            let streaks = &lock.session().contention.streaks;
-            streaks.is_call_due(index, clock::now_ns())
-        };
-        assert!(is_call_due(index), "one call for one release");
-        assert_eq!(stints::begun_ns(), 0, "it does not yield, too");
+        let called_and_yielded = || (stints::called_ns(), stints::begun_ns());
+        assert_eq!(called_and_yielded(), (0, 0), "one call for one release");
 
         let revoked = table.lock("revoked").unwrap();
         let guard = revoked.acquire().unwrap();
@@ -576,11 +572,7 @@ mod tests {
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
         assert!(wait::vacate(slot, slot.owner(), Vacancy::Forced(1), &Futex));
         guard.release().unwrap_err();
-        assert_eq!(
-            stints::begun_ns(),
-            0,
-            "a release that was none calls nobody"
-        );
+        assert_eq!(called_and_yielded(), (0, 0), "nor one for none");
     }
 
     #[test]
