@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_gettime_dynamic};
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -13,17 +13,18 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// Two processes may read different clocks here (time namespaces), so a reading is never
 /// compared with a peer's to decide anything.
 pub(crate) fn now_ns() -> u64 {
-    read_ns(ClockId::Monotonic)
+    nanos(clock_gettime(ClockId::Monotonic))
 }
 
-/// How much of a processor's time this thread has had. A system call.
+/// How much of a processor's time this thread has had. A system call; where a filter refuses
+/// it, all of the time.
 pub(crate) fn ran_ns() -> u64 {
-    read_ns(ClockId::ThreadCPUTime)
+    let clock = DynamicClockId::Known(ClockId::ThreadCPUTime);
+    clock_gettime_dynamic(clock).map_or_else(|_| now_ns(), nanos)
 }
 
-fn read_ns(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec.cast_unsigned() * NANOS_PER_SEC + now.tv_nsec.cast_unsigned()
+fn nanos(time: Timespec) -> u64 {
+    time.tv_sec.cast_unsigned() * NANOS_PER_SEC + time.tv_nsec.cast_unsigned()
 }
 
 /// The random number that the kernel gave this boot; the same in every namespace.
@@ -60,6 +61,7 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::testing::{Child, deny};
 
     #[test]
     fn the_clock_does_not_go_back() {
@@ -75,6 +77,16 @@ mod tests {
         std::thread::sleep(nap);
         let (ran_for_ns, took_ns) = (ran_ns() - ran_before_ns, now_ns() - began_ns);
         assert!(ran_for_ns < took_ns / 2, "{ran_for_ns} of {took_ns}");
+    }
+
+    #[test]
+    fn where_the_processors_time_is_not_told_it_is_all_of_it() {
+        let child = Child::fork(|| {
+            deny(libc::SYS_clock_gettime, libc::EPERM);
+            let before_ns = now_ns();
+            assert!(ran_ns() >= before_ns);
+        });
+        child.join();
     }
 
     #[test]
