@@ -131,8 +131,8 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything that was asked for, and a sentence of how it was measured. What there is by the
-/// end of each workload is in `so_far`, should a later one fail.
+/// Everything that was asked for, and a sentence of how it was measured. What there is before
+/// each workload is in `so_far`, should that one fail.
 fn measure(options: &Options, so_far: &Path) -> Result<(Vec<Row>, String), Failure> {
     let (effort, kind) = match options.quick {
         true => (&QUICK, "quick run"),
@@ -141,6 +141,7 @@ fn measure(options: &Options, so_far: &Path) -> Result<(Vec<Row>, String), Failu
     let is_asked_for =
         |workload: &Workload| options.only.is_empty() || options.only.contains(workload);
     if is_asked_for(&Workload::Run) {
+        // Built again by then, which is nothing; should it fail, then not after minutes.
         command_line()?;
     }
     let begun = Instant::now();
@@ -148,10 +149,10 @@ fn measure(options: &Options, so_far: &Path) -> Result<(Vec<Row>, String), Failu
     for workload in Workload::value_variants() {
         if is_asked_for(workload) {
             progress(begun, &format!("{workload:?}"));
+            rows::write(so_far, &rows)?;
             let measured = measure_one(*workload, effort, begun)
                 .map_err(|error| format!("{error}; measured before: {}", so_far.display()))?;
             rows.extend(measured);
-            rows::write(so_far, &rows)?;
         }
     }
     let took = begun.elapsed().as_secs();
