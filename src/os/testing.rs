@@ -66,23 +66,27 @@ impl Child {
 
     /// Waits for its end and asserts that nothing in it panicked.
     pub(crate) fn join(self) {
-        let status = waitpid(self.0, None).expect("waitpid");
-        assert_eq!(status, WaitStatus::Exited(self.0, 0));
-        std::mem::forget(self);
+        let pid = self.0;
+        assert_eq!(self.status(), WaitStatus::Exited(pid, 0));
     }
 
     /// Waits for its end: true if this signal has brought it, false if it has exited with 0.
     pub(crate) fn ends_by(self, signal: Signal) -> bool {
-        let status = waitpid(self.0, None).expect("waitpid");
-        let ended = match status {
-            WaitStatus::Signaled(_, by, _) => by == signal,
+        let pid = self.0;
+        match self.status() {
+            WaitStatus::Signaled(_, by, _) if by == signal => true,
             status => {
-                assert_eq!(status, WaitStatus::Exited(self.0, 0));
+                assert_eq!(status, WaitStatus::Exited(pid, 0));
                 false
             }
-        };
+        }
+    }
+
+    /// Waits for its end, and reaps it.
+    fn status(self) -> WaitStatus {
+        let status = waitpid(self.0, None).expect("waitpid");
         std::mem::forget(self);
-        ended
+        status
     }
 
     /// Kills and reaps it.
