@@ -119,6 +119,7 @@ pub(crate) struct Blocking<'a> {
     most_spins: u32,
     /// When it first went to sleep behind a holder; 0: it has not.
     asleep_ns: u64,
+    /// Whether a sleep, behind a holder or under a vacant word, came to pass.
     has_slept: bool,
     /// The generation of the grant whose end a newcomer spins for.
     spun_on: u64,
@@ -224,7 +225,7 @@ impl<'a> Blocking<'a> {
             self.learn(word, now_ns);
         }
         if self.has_slept {
-            begin_stint(now_ns);
+            begin_stint();
         }
         if self.spins > 0 {
             let slept_ns = match self.asleep_ns {
@@ -946,9 +947,8 @@ mod tests {
                 let mut waiter = Blocking::new(session, place, patience);
                 let slept = waiter.sleep(&word, expected, held.vacated(Vacancy::Offered));
                 assert_eq!(slept == Slept::InVain, has_slept);
-                let ended_ns = waiter.end(None);
-                let begun_ns = if has_slept { ended_ns } else { 0 };
-                assert_eq!(stints::begun_ns(), begun_ns);
+                waiter.end(None);
+                assert_eq!(stints::begun_ns(), (!has_slept).then_some(0));
             }
         });
     }

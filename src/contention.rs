@@ -337,12 +337,19 @@ struct Stint {
 
 // For all slots of a thread, since it is the thread that has a processor.
 thread_local! {
-    static STINT: Cell<Stint> = const { Cell::new(Stint { begun_ns: 0, ran_ns: 0 }) };
+    /// `None`: it begins at the next look.
+    static STINT: Cell<Option<Stint>> = const { Cell::new(Some(Stint::FIRST)) };
     /// When it last called one more than an heir.
     static CALLED_NS: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Stint {
+    /// The one that a thread's first is.
+    const FIRST: Self = Self {
+        begun_ns: 0,
+        ran_ns: 0,
+    };
+
     /// What is known of it now; nothing more once it is over. Asks what the thread has had of a
     /// processor only where that could be enough.
     fn going_on(self, now_ns: u64, ran_ns: impl FnOnce() -> u64) -> Option<Self> {
@@ -368,23 +375,25 @@ pub(crate) fn is_call_due(now_ns: u64) -> bool {
     is_due
 }
 
-/// This thread's next stint begins.
-pub(crate) fn begin_stint(now_ns: u64) {
-    STINT.set(Stint {
-        begun_ns: now_ns,
-        ran_ns: clock::ran_ns(),
-    });
+/// This thread's next stint begins: at the next look, since to ask for the processor's time is a
+/// system call, and this may be on a waiter's way to its grant.
+pub(crate) fn begin_stint() {
+    STINT.set(None);
 }
 
 /// Whether this thread's stint is over.
 pub(crate) fn is_stint_over(now_ns: u64) -> bool {
-    match STINT.get().going_on(now_ns, clock::ran_ns) {
-        Some(stint) => {
-            STINT.set(stint);
-            false
-        }
-        None => true,
+    let next = match STINT.get() {
+        Some(stint) => stint.going_on(now_ns, clock::ran_ns),
+        None => Some(Stint {
+            begun_ns: now_ns,
+            ran_ns: clock::ran_ns(),
+        }),
+    };
+    if next.is_some() {
+        STINT.set(next);
     }
+    next.is_none()
 }
 
 #[cfg(test)]
@@ -395,25 +404,15 @@ pub(crate) mod stints {
     /// but been busy.
     pub(crate) fn be_over() {
         CALLED_NS.set(0);
-        STINT.set(Stint {
-            begun_ns: 0,
-            ran_ns: 0,
-        });
+        STINT.set(Some(Stint::FIRST));
         while clock::ran_ns() < STINT_NS {
             std::hint::spin_loop();
         }
     }
 
-    /// As if its stint had begun then, and it had not had a processor since.
-    pub(crate) fn have_begun(begun_ns: u64) {
-        STINT.set(Stint {
-            begun_ns,
-            ran_ns: u64::MAX,
-        });
-    }
-
-    pub(crate) fn begun_ns() -> u64 {
-        STINT.get().begun_ns
+    /// When the last began, unless another is to.
+    pub(crate) fn begun_ns() -> Option<u64> {
+        STINT.get().map(|stint| stint.begun_ns)
     }
 
     pub(crate) fn called_ns() -> u64 {
@@ -574,10 +573,12 @@ mod tests {
         assert!(is_stint_over(now_ns));
         let is_over_elsewhere = || std::thread::spawn(move || is_stint_over(now_ns)).join();
         assert!(!is_over_elsewhere().unwrap(), "it has just begun");
-        begin_stint(1);
+        begin_stint();
         assert!(!is_stint_over(now_ns), "it has not had a processor since");
+        assert_eq!(stints::begun_ns(), Some(now_ns));
+        assert!(!is_stint_over(now_ns + 2 * STINT_NS), "nor by then");
         assert!(
-            stints::begun_ns() > 1,
+            stints::begun_ns() > Some(now_ns),
             "which it need not ask again so soon"
         );
     }
