@@ -381,7 +381,7 @@ pub(crate) fn begin_stint() {
     STINT.set(None);
 }
 
-/// Whether this thread's stint is over.
+/// Whether this thread's stint is over, and another begins.
 pub(crate) fn is_stint_over(now_ns: u64) -> bool {
     let next = match STINT.get() {
         Some(stint) => stint.going_on(now_ns, clock::ran_ns),
@@ -390,9 +390,7 @@ pub(crate) fn is_stint_over(now_ns: u64) -> bool {
             ran_ns: clock::ran_ns(),
         }),
     };
-    if next.is_some() {
-        STINT.set(next);
-    }
+    STINT.set(next);
     next.is_none()
 }
 

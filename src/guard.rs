@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
-use crate::contention::{Streaks, begin_stint, is_call_due, is_stint_over};
+use crate::contention::{Streaks, is_call_due, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
 use crate::lock::Lock;
@@ -395,7 +395,6 @@ fn give_back(
 #[cold]
 fn yield_to_others(streaks: &Streaks, index: u32) {
     thread::yield_now();
-    begin_stint();
     // That nobody else got the slot meanwhile does not mean that none could.
     streaks.begin(index, clock::now_ns());
 }
@@ -430,7 +429,7 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
-    use crate::contention::{Contention, stints};
+    use crate::contention::{Contention, begin_stint, stints};
     use crate::os::futex::{self, Ended};
     use crate::os::testing::{Child, SharedPage, Watchdog, end_at};
     use crate::table::LockTable;
