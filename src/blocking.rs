@@ -81,9 +81,14 @@ const TRUST_OFTEN_FREE_NS: u64 = 3_000_000;
 /// The longest pause is two to the power of this, in turns of the processor's own.
 const MAX_PAUSE_SHIFT: u32 = 7;
 
-/// The longest pause of an heir in a turn of the holder's, likewise. Each look costs the holder
-/// about a tenth of a microsecond, and a turn ends only once.
-const MAX_HEIR_PAUSE_SHIFT: u32 = 9;
+/// The longest pause of an heir in a turn of the holder's. Each look costs the holder about a
+/// tenth of a microsecond, and a turn ends only once; but the holder may have had enough before.
+const MAX_HEIR_PAUSE_NS: u64 = 16_000;
+
+/// The shortest, once the turn is due to end. Whoever leaves the slot to the heir takes about as
+/// long to fall asleep: an heir that is faster calls the next one to a processor that is not
+/// free yet, which then is its own.
+const MIN_HEIR_PAUSE_NS: u64 = 3_000;
 
 /// How long a newcomer leaves the slot to its last holder, as a power of two of pauses.
 const KEPT_PAUSE_SHIFT: u32 = 6;
@@ -167,6 +172,8 @@ struct Heir {
     /// The word at the last look.
     seen: OwnerWord,
     same_since_ns: u64,
+    /// Since when it has seen grants of that owner.
+    owner_since_ns: u64,
     looks: u32,
 }
 
@@ -174,12 +181,21 @@ impl Heir {
     const NEW: Self = Self {
         seen: OwnerWord::from_bits(0),
         same_since_ns: 0,
+        owner_since_ns: 0,
         looks: 0,
     };
 
     /// Whether a holder has come back since the last look, as it does in its turn.
     fn is_in_turn_of(&self, held: OwnerWord) -> bool {
         self.seen.owner() == held.owner() && self.seen.generation() != held.generation()
+    }
+
+    /// How long to pause in a turn that is about as long as its own: the less, the less is left
+    /// of it. It began a little before this heir was awake to see it.
+    fn pause_ns(&self, now_ns: u64, turn_ns: u64) -> u64 {
+        let due_ns = self.owner_since_ns + turn_ns / 8 * 7;
+        let pause_ns = due_ns.saturating_sub(now_ns) / 8;
+        pause_ns.clamp(MIN_HEIR_PAUSE_NS, MAX_HEIR_PAUSE_NS)
     }
 }
 
@@ -437,13 +453,13 @@ impl<'a> Blocking<'a> {
         }
     }
 
-    /// The longest pause, as the heir, after a look at `held`; a power of two.
-    fn heir_pause_shift(&self, held: OwnerWord) -> u32 {
-        if !self.is_occupancy_low() && self.heir.is_in_turn_of(held) {
-            MAX_HEIR_PAUSE_SHIFT
-        } else {
-            MAX_PAUSE_SHIFT
+    /// How long to pause, as the heir, after a look at `held`, if that shows a turn.
+    fn pause_in_turn_ns(&self, held: OwnerWord, now_ns: u64) -> Option<u64> {
+        if self.is_occupancy_low() || !self.heir.is_in_turn_of(held) {
+            return None;
         }
+        let turns = &self.session.contention.turns;
+        Some(self.heir.pause_ns(now_ns, turns.length_ns(self.place.slot)))
     }
 
     /// For how long to trust the heir.
@@ -561,6 +577,14 @@ fn pause(shift: u32) {
     }
 }
 
+/// Pauses by the clock, where it matters how long that takes: a turn of the processor's own takes
+/// 40 cycles on one and 140 on another.
+fn pause_until(until_ns: u64) {
+    while clock::now_ns() < until_ns {
+        pause(3);
+    }
+}
+
 impl Drop for Blocking<'_> {
     fn drop(&mut self) {
         if let Shown::In(entry) = self.shown {
@@ -618,9 +642,12 @@ impl Waiting for Blocking<'_> {
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
         self.learn(held, now_ns);
-        let max_shift = self.heir_pause_shift(held);
+        let pause_ns = self.pause_in_turn_ns(held, now_ns);
         let heir = &mut self.heir;
         let is_same = heir.seen.generation() == held.generation();
+        if heir.seen.owner() != held.owner() {
+            heir.owner_since_ns = now_ns;
+        }
         heir.seen = held;
         if heir.same_since_ns == 0 || !is_same {
             heir.same_since_ns = now_ns;
@@ -631,10 +658,12 @@ impl Waiting for Blocking<'_> {
         if matches!(self.patience, Patience::Until(until) if now_ns >= until) {
             return false;
         }
-        if heir.looks > MAX_PAUSE_SHIFT && now_ns - heir.same_since_ns > HEIR_YIELDS_NS {
+        if let Some(pause_ns) = pause_ns {
+            pause_until(now_ns + pause_ns);
+        } else if heir.looks > MAX_PAUSE_SHIFT && now_ns - heir.same_since_ns > HEIR_YIELDS_NS {
             std::thread::yield_now();
         } else {
-            pause(heir.looks.min(max_shift));
+            pause(heir.looks.min(MAX_PAUSE_SHIFT));
         }
         heir.looks = heir.looks.saturating_add(1);
         true
@@ -835,14 +864,44 @@ mod tests {
     }
 
     #[test]
-    fn an_heir_pauses_longer_in_a_turn_unless_the_slot_is_often_free() {
+    fn an_heir_pauses_the_longer_the_more_is_left_of_a_turn() {
+        let turn_ns = 160_000;
+        let heir = Heir {
+            owner_since_ns: 1_000_000,
+            ..Heir::NEW
+        };
+        let pause_after = |passed_ns: u64| heir.pause_ns(1_000_000 + passed_ns, turn_ns);
+        assert_eq!(pause_after(0), MAX_HEIR_PAUSE_NS);
+        assert_eq!(pause_after(60_000), 10_000);
+        assert_eq!(pause_after(100_000), 5_000);
+        assert_eq!(pause_after(140_000), MIN_HEIR_PAUSE_NS);
+        assert_eq!(pause_after(9_000_000), MIN_HEIR_PAUSE_NS, "it is overdue");
+    }
+
+    #[test]
+    fn an_heir_pauses_by_the_clock_in_a_turn_unless_the_slot_is_often_free() {
         with_blocking(Patience::Endless, |mut heir| {
             let [before, now] = [1, 2].map(|grants| words(grants)[0]);
-            assert_eq!(heir.heir_pause_shift(before), MAX_PAUSE_SHIFT);
+            assert_eq!(heir.pause_in_turn_ns(before, 0), None);
             assert!(heir.attend(before));
-            assert_eq!(heir.heir_pause_shift(now), MAX_HEIR_PAUSE_SHIFT);
+            let begun_ns = clock::now_ns();
+            assert!(heir.pause_in_turn_ns(now, begun_ns).is_some());
+            assert!(heir.attend(now));
+            assert!(clock::now_ns() - begun_ns >= MIN_HEIR_PAUSE_NS);
+            // By the turns of its own process, as long as they are known.
+            let (slot, last_ns) = (heir.place.slot, begun_ns + 1_000_000_000);
+            let next = words(3)[0];
+            let in_80_us_ns = heir.heir.owner_since_ns + 80_000;
+            let turns = &heir.session.contention.turns;
+            let pause_after = |rounds: &[u64]| {
+                let begin = |after_ns| turns.begin(slot, next, last_ns + after_ns);
+                rounds.iter().copied().for_each(begin);
+                heir.pause_in_turn_ns(next, in_80_us_ns)
+            };
+            assert_eq!(pause_after(&[0, 500_000_000]), Some(MIN_HEIR_PAUSE_NS));
+            assert_eq!(pause_after(&[500_100_000]), Some(MAX_HEIR_PAUSE_NS));
             lower(&heir);
-            assert_eq!(heir.heir_pause_shift(now), MAX_PAUSE_SHIFT);
+            assert_eq!(heir.pause_in_turn_ns(next, in_80_us_ns), None);
         });
     }
 

@@ -55,9 +55,24 @@ fn is_over_slot(packed: u64, slot: u32) -> bool {
     packed & ((1 << SLOT_BITS) - 1) == u64::from(slot)
 }
 
-/// For how long a process barges in before an heir. Each handover costs some microseconds,
-/// so this bounds what fairness costs.
-const TURN_NS: u64 = 300_000;
+/// A turn, for how long a process barges in before an heir, times the round of turns that it is
+/// one of, in square microseconds: two processes have turns of 600 us, eight of 300, 32 of 150.
+///
+/// Each turn costs one handover, which is some microseconds, and who waits does so for a round.
+/// Whatever the one is worth in the other, the sum of cost / turn and processes * turn is least
+/// where the turn times the round is always the same. And processes of which each goes by the
+/// round that it has seen come to the same turns: by its wait alone one of two could stay with
+/// longer ones than the other.
+const TURN_BY_ROUND: u64 = 720_000;
+
+/// How long a turn is before a round has been seen.
+const FIRST_TURN_US: u64 = 300;
+
+/// The shortest turn: a handover is to be a small part of it.
+const LEAST_TURN_US: u64 = 100;
+
+/// The longest turn.
+const MOST_TURN_US: u64 = 600;
 
 /// How many grants lie between two looks at the clock by a process that barges in, at most; a
 /// power of two. A look takes as long as an empty section.
@@ -78,6 +93,9 @@ struct Turn {
     first: AtomicU64,
     /// Of generations that have one of these bits there is no look at the clock.
     unlooked: AtomicU64,
+    /// When it began, as above, and after its end, too.
+    last: AtomicU64,
+    length_us: AtomicU64,
 }
 
 impl Turns {
@@ -91,7 +109,32 @@ impl Turns {
         turn.first.store(grant.bits(), Ordering::Relaxed);
         turn.unlooked.store(0, Ordering::Relaxed);
         let entry = Self::entry(slot, now_ns);
+        let last = turn.last.swap(entry, Ordering::Relaxed);
+        let length_us = if is_over_slot(last, slot) && last != u64::from(slot) {
+            let round_us = Self::microseconds_between(last, entry);
+            let length_us = TURN_BY_ROUND / round_us.max(1);
+            length_us.clamp(LEAST_TURN_US, MOST_TURN_US)
+        } else {
+            FIRST_TURN_US
+        };
+        turn.length_us.store(length_us, Ordering::Relaxed);
         turn.begun.store(entry, Ordering::Relaxed);
+    }
+
+    /// Of one slot's entries only the times differ, and what wraps there, wraps in both.
+    fn microseconds_between(earlier: u64, later: u64) -> u64 {
+        later.wrapping_sub(earlier) >> SLOT_BITS
+    }
+
+    /// How long the turns at the slot are, by the last round that this process has seen.
+    pub(crate) fn length_ns(&self, slot: u32) -> u64 {
+        let turn = entry_of(&self.0, slot);
+        let is_its = is_over_slot(turn.last.load(Ordering::Relaxed), slot);
+        1_000
+            * match turn.length_us.load(Ordering::Relaxed) {
+                length_us if is_its && length_us != 0 => length_us,
+                _ => FIRST_TURN_US,
+            }
     }
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
@@ -135,9 +178,9 @@ impl Turns {
         if !is_over_slot(begun, slot) {
             return true;
         }
-        // Of one slot only the times differ, and what wraps there, wraps in both.
-        let took_us = Self::entry(slot, now_ns()).wrapping_sub(begun) >> SLOT_BITS;
-        let left_us = (TURN_NS / 1_000).saturating_sub(took_us);
+        let took_us = Self::microseconds_between(begun, Self::entry(slot, now_ns()));
+        let length_us = turn.length_us.load(Ordering::Relaxed);
+        let left_us = length_us.saturating_sub(took_us);
         if left_us == 0 {
             return true;
         }
@@ -267,10 +310,10 @@ impl Occupancy {
 }
 
 /// How long a process may get a slot grant after grant, before others who wait for it, and
-/// still believe that it is often free: as long as it may anywhere else. Who was woken, and is
-/// still waiting for this very processor, would wait the longer; and where the belief is true,
-/// somebody gets the slot much sooner.
-const STREAK_NS: u64 = TURN_NS;
+/// still believe that it is often free: about as long as it may anywhere else. Who was woken,
+/// and is still waiting for this very processor, would wait the longer; and where the belief is
+/// true, somebody gets the slot much sooner.
+const STREAK_NS: u64 = 300_000;
 
 /// Since when a process has got a slot grant after grant while others wait for it.
 ///
@@ -424,7 +467,8 @@ mod tests {
 
     /// Releases before an heir, by grants that take so long, until the turn is over: when that
     /// is, and how often the clock was looked at.
-    fn turn_of(turns: &Turns, first: u64, grant_ns: u64) -> (u64, u32) {
+    fn turn_of(first: u64, grant_ns: u64) -> (u64, u32) {
+        let turns = Turns::default();
         let word = |grants| OwnerWord::released_at(first + grants);
         let (begun_ns, mut looks) = (1_000_000, 0);
         turns.begin(3, word(0), begun_ns);
@@ -443,17 +487,62 @@ mod tests {
 
     #[test]
     fn a_turn_ends_on_time_whatever_a_grant_takes_and_short_ones_look_at_the_clock_now_and_then() {
-        let turns = Turns::default();
+        let turn_ns = 1_000 * FIRST_TURN_US;
         // The last is about to wrap, as far as a word can tell.
         for first in [5, 1 << 20, (1 << 28) - 3] {
             for grant_ns in [30, 1_000_000, 100, 100_000, 1_000, 10_000] {
-                let (took_ns, looks) = turn_of(&turns, first, grant_ns);
+                let (took_ns, looks) = turn_of(first, grant_ns);
                 let late = MOST_GRANTS_A_LOOK * grant_ns.min(1_000) + 2 * grant_ns.max(1_000);
-                assert!(took_ns > TURN_NS - 1_000, "{grant_ns}: {took_ns}");
-                assert!(took_ns <= TURN_NS + late, "{grant_ns}: {took_ns}");
+                assert!(took_ns > turn_ns - 1_000, "{grant_ns}: {took_ns}");
+                assert!(took_ns <= turn_ns + late, "{grant_ns}: {took_ns}");
                 let grants = took_ns / grant_ns;
                 assert!(u64::from(looks) <= grants / 16 + 8, "{grant_ns}: {looks}");
             }
+        }
+    }
+
+    /// How long the turns of so many processes are, in microseconds, after some rounds of them;
+    /// some come later than the others.
+    fn lengths(processes: usize, pause_us: u64) -> Vec<u64> {
+        let all: Vec<_> = (0..processes).map(|_| Turns::default()).collect();
+        let length_us = |turns: &Turns| entry_of(&turns.0, 3).length_us.load(Ordering::Relaxed);
+        let mut now_us = 1_000;
+        for round in 0..20 {
+            // Every third has nothing to do at first.
+            let here = (0..processes).filter(|index| round > 2 || index % 3 != 0);
+            for turns in here.map(|index| &all[index]) {
+                turns.begin(3, OwnerWord::released_at(5), 1_000 * now_us);
+                now_us += length_us(turns) + pause_us;
+            }
+        }
+        all.iter().map(length_us).collect()
+    }
+
+    #[test]
+    fn turns_are_the_shorter_the_more_there_are_and_the_same_for_all() {
+        for (processes, expected) in [(2, 600), (8, 300), (32, 150), (200, LEAST_TURN_US)] {
+            let found = lengths(processes, 0);
+            let about = expected - 12..=expected + 12;
+            assert!(found.iter().all(|us| about.contains(us)), "{found:?}");
+        }
+        // Whoever has others to wait for, too, is not to have longer turns for it.
+        assert!(lengths(2, 10_000).iter().all(|&us| us == LEAST_TURN_US));
+        assert_eq!(lengths(1, 0), [MOST_TURN_US]);
+    }
+
+    #[test]
+    fn a_first_turn_and_one_after_another_slots_has_the_usual_length() {
+        let turns = Turns::default();
+        let length_us = |slot, now_ns| {
+            turns.begin(slot, OwnerWord::released_at(5), now_ns);
+            entry_of(&turns.0, slot).length_us.load(Ordering::Relaxed)
+        };
+        for slot in [0, 3] {
+            assert_eq!(length_us(slot, 50_000_000), FIRST_TURN_US);
+            assert_eq!(length_us(slot, 51_000_000), MOST_TURN_US);
+            assert_eq!(length_us(slot, 54_000_000), TURN_BY_ROUND / 3_000);
+            assert_eq!(length_us(slot + 8, 55_000_000), FIRST_TURN_US);
+            assert_eq!(length_us(slot, 56_000_000), FIRST_TURN_US);
         }
     }
 
@@ -483,7 +572,7 @@ mod tests {
         let grant = OwnerWord::released_at(5);
         turns.begin(3, grant, 1_000);
         assert!(!turns.is_over(3, grant, Queue::Asleep, || 1_000));
-        let late_ns = 2 * TURN_NS;
+        let late_ns = 2_000 * FIRST_TURN_US;
         assert!(!turns.is_over(3, grant, Queue::Heir, || late_ns), "not yet");
         assert!(turns.is_over(3, grant, Queue::Asleep, || late_ns));
     }
