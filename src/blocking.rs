@@ -11,7 +11,7 @@ use crate::os::fork::Gate;
 use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
 use crate::protocol::names::{NamingWords, Resolved};
-use crate::protocol::session::SessionRecord;
+use crate::protocol::session::{SessionRecord, Watch};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
 use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
@@ -153,6 +153,9 @@ pub(crate) struct Blocking<'a> {
     blind: Option<(Identity, u64)>,
     rest: Option<Rest>,
     shown: Shown,
+    /// What it has seen of the holder's heartbeat, before the session's watch was asked.
+    watch: Option<Watch>,
+    /// Whether that was asked.
     watched: bool,
     pub(crate) cause: Cause,
 }
@@ -224,6 +227,7 @@ impl<'a> Blocking<'a> {
             blind: None,
             rest: None,
             shown: Shown::NotYet,
+            watch: None,
             watched: false,
             cause: Cause::Vacancy,
         }
@@ -348,8 +352,30 @@ impl<'a> Blocking<'a> {
         if holder == self.session.identity {
             return false;
         }
-        self.watched = true;
-        self.session.silence(slot, held, holder, now_ns) >= nanos(lease)
+        let silent_ns = if self.is_short(now_ns) {
+            self.session.look(&mut self.watch, held, holder, now_ns)
+        } else {
+            self.watched = true;
+            let begun = self.watch.take();
+            self.session.silence(slot, begun, held, holder, now_ns)
+        };
+        silent_ns >= nanos(lease)
+    }
+
+    /// Whether it has not waited for long, and may go on: then it watches the holder by itself.
+    /// The session's watch is for whoever comes after this one has given up, too, and takes a
+    /// lock, a map and room on a waiter's way to its grant.
+    fn is_short(&self, now_ns: u64) -> bool {
+        let may_go_on = match self.patience {
+            Patience::None => false,
+            Patience::Until(deadline_ns) => now_ns < deadline_ns,
+            Patience::Endless => true,
+        };
+        let slept_ns = match self.asleep_ns {
+            0 => 0,
+            since_ns => now_ns.saturating_sub(since_ns),
+        };
+        may_go_on && slept_ns < SETTLED_NS.min(self.poll_ns())
     }
 
     fn is_occupancy_low(&self) -> bool {
@@ -1040,6 +1066,41 @@ mod tests {
                 (is_raised, blocking.is_occupancy_low())
             });
             assert!(looks.all(|seen| seen == (true, true)));
+        });
+    }
+
+    #[test]
+    fn a_short_wait_watches_by_itself_and_hands_its_watch_on_when_it_gets_long_or_ends() {
+        with_blocking(Patience::Endless, |before| {
+            let (session, place) = (before.session, before.place);
+            let [held, next] = [1, 2].map(|grants| words(grants)[0]);
+            let holder = Identity::new(7, 2);
+            let is_watched = || session.is_watched(place.slot);
+            let mut waiter = Blocking::new(session, place, Patience::Endless);
+            assert!(!waiter.is_expired(held, holder, 1_000) && !is_watched());
+            waiter.asleep_ns = 1_000;
+            assert!(!waiter.is_expired(held, holder, SETTLED_NS) && !is_watched());
+            assert!(!waiter.is_expired(held, holder, 1_000 + SETTLED_NS) && is_watched());
+            // It counts from the first look of the wait: all but the last of this lease.
+            let lease_ns = nanos(session.view.lease_of(place.slot).unwrap());
+            let looks = (1..).map(|look| 1_000 + look * SETTLED_NS);
+            let mut looks = looks.take_while(|&now_ns| now_ns < 1_000 + lease_ns);
+            assert!(looks.all(|now_ns| !waiter.is_expired(held, holder, now_ns)));
+            assert!(waiter.is_expired(held, holder, 1_000 + lease_ns));
+            assert!(!waiter.is_expired(next, holder, 1_000 + lease_ns));
+            drop(waiter);
+            assert!(!is_watched());
+            // Of many waits with a deadline none is long.
+            let expired_at = (0..).map(|wait| wait * SETTLED_NS).find(|&now_ns| {
+                let patience = Patience::Until(now_ns + 1_000);
+                let mut waiter = Blocking::new(session, place, patience);
+                assert!(!waiter.is_expired(held, holder, now_ns));
+                let is_expired = waiter.is_expired(held, holder, now_ns + 1_000);
+                // As where it has given up: the word says that another holds.
+                waiter.watched = false;
+                is_expired
+            });
+            assert!(expired_at.is_some_and(|ns| ns.abs_diff(lease_ns) <= SETTLED_NS));
         });
     }
 

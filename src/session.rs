@@ -356,18 +356,21 @@ impl Shared {
         self.resolved.insert(slot);
     }
 
-    /// For how long the holder in `word` has been seen silent by this process, in
+    /// For how long the holder in `word` has been seen silent by whoever keeps `watch`, in
     /// nanoseconds; 0 for a holder that the table does not know.
-    pub(crate) fn silence(&self, slot: u32, word: OwnerWord, holder: Identity, now_ns: u64) -> u64 {
+    pub(crate) fn look(
+        &self,
+        watch: &mut Option<Watch>,
+        word: OwnerWord,
+        holder: Identity,
+        now_ns: u64,
+    ) -> u64 {
         let Some(record) = self.view.record(holder.session()) else {
             return 0;
         };
         let cap_ns = 2 * nanos(self.view.geometry.poll());
-        let mut watches = self.watches.lock();
         let life = record.life_sign();
-        let watch = watches
-            .entry(slot)
-            .or_insert_with(|| Watch::new(word, life, now_ns));
+        let watch = watch.get_or_insert_with(|| Watch::new(word, life, now_ns));
         let silent = watch.look(word, life, now_ns, cap_ns);
         // Looked at again last of all: a beat meanwhile starts over.
         if record.life_sign() == watch.life() {
@@ -375,6 +378,30 @@ impl Shared {
         } else {
             0
         }
+    }
+
+    /// For how long the holder in `word` has been seen silent by this process, which goes on
+    /// with a watch of its own, or else with the caller's.
+    pub(crate) fn silence(
+        &self,
+        slot: u32,
+        begun: Option<Watch>,
+        word: OwnerWord,
+        holder: Identity,
+        now_ns: u64,
+    ) -> u64 {
+        let mut watches = self.watches.lock();
+        let mut watch = watches.get(&slot).copied().or(begun);
+        let silent = self.look(&mut watch, word, holder, now_ns);
+        if let Some(watch) = watch {
+            watches.insert(slot, watch);
+        }
+        silent
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_watched(&self, slot: u32) -> bool {
+        self.watches.lock().contains_key(&slot)
     }
 
     pub(crate) fn forget_watch(&self, slot: u32) {
