@@ -62,9 +62,18 @@ const BLIND_NAP_NS: u64 = 50_000_000;
 /// a process that dies before it has one is to cost no more than it lived.
 const BLIND_NAP_MIN_NS: u64 = 100_000;
 
-/// For how long the heir looks at one and the same grant before it sleeps again: about
-/// what sleeping and waking cost.
+/// For how long the heir looks at one and the same grant before it naps, or sleeps: about what
+/// that costs.
 const HEIR_LOOKS_NS: u64 = 50_000;
+
+/// For how long it naps behind one and the same grant: longer than a holder that has lost its
+/// processor is mostly away for. Once it sleeps it is the last of all, and waits for another round
+/// of turns; and behind a grant that is just long, others would be called in its place, one after
+/// the other, each of them in vain.
+const HEIR_NAPS_NS: u64 = 10_000_000;
+
+/// The longest of these naps: the holder finds an heir, and wakes nobody.
+const MAX_NAP_NS: u64 = 200_000;
 
 /// After how long at one grant the heir yields between its looks: the holder may have lost
 /// this very processor to it.
@@ -193,11 +202,11 @@ impl Heir {
         self.seen.owner() == held.owner() && self.seen.generation() != held.generation()
     }
 
-    /// How long to pause in a turn that is about as long as its own: the less, the less is left
-    /// of it. It began a little before this heir was awake to see it.
+    /// How long to pause in a turn that is about as long as its own: the less, the nearer its
+    /// end. It began a little before this heir was awake to see it.
     fn pause_ns(&self, now_ns: u64, turn_ns: u64) -> u64 {
         let due_ns = self.owner_since_ns + turn_ns / 8 * 7;
-        let pause_ns = due_ns.saturating_sub(now_ns) / 8;
+        let pause_ns = due_ns.abs_diff(now_ns) / 8;
         pause_ns.clamp(MIN_HEIR_PAUSE_NS, MAX_HEIR_PAUSE_NS)
     }
 }
@@ -479,6 +488,26 @@ impl<'a> Blocking<'a> {
         }
     }
 
+    /// Naps behind the holder in `held`, awake for all others; false if it may be dying.
+    fn nap_behind(&self, held: OwnerWord, until_ns: u64) -> bool {
+        let Owner::Held(holder) = held.owner() else {
+            return false;
+        };
+        let Some(certificate) = self.certificate(holder) else {
+            return false;
+        };
+        let value = certificate.load(Ordering::Relaxed);
+        if !certificate::is_intact(value) {
+            return false;
+        }
+        let ended = futex::wait(certificate, value, until_ns);
+        if ended == Ended::Wake {
+            // As for any sleeper there.
+            futex::wake(certificate, 1);
+        }
+        ended == Ended::TimedOut
+    }
+
     /// How long to pause, as the heir, after a look at `held`, if that shows a turn.
     fn pause_in_turn_ns(&self, held: OwnerWord, now_ns: u64) -> Option<u64> {
         if self.is_occupancy_low() || !self.heir.is_in_turn_of(held) {
@@ -669,6 +698,7 @@ impl Waiting for Blocking<'_> {
         let now_ns = clock::now_ns();
         self.learn(held, now_ns);
         let pause_ns = self.pause_in_turn_ns(held, now_ns);
+        let is_low = self.is_occupancy_low();
         let heir = &mut self.heir;
         let is_same = heir.seen.generation() == held.generation();
         if heir.seen.owner() != held.owner() {
@@ -677,7 +707,10 @@ impl Waiting for Blocking<'_> {
         heir.seen = held;
         if heir.same_since_ns == 0 || !is_same {
             heir.same_since_ns = now_ns;
-        } else if now_ns - heir.same_since_ns > HEIR_LOOKS_NS {
+        }
+        let same_ns = now_ns - heir.same_since_ns;
+        let is_too_long = same_ns > if is_low { HEIR_LOOKS_NS } else { HEIR_NAPS_NS };
+        if is_too_long {
             *heir = Heir::NEW;
             return false;
         }
@@ -686,7 +719,10 @@ impl Waiting for Blocking<'_> {
         }
         if let Some(pause_ns) = pause_ns {
             pause_until(now_ns + pause_ns);
-        } else if heir.looks > MAX_PAUSE_SHIFT && now_ns - heir.same_since_ns > HEIR_YIELDS_NS {
+        } else if same_ns > HEIR_LOOKS_NS {
+            let nap_ns = (same_ns / 4).clamp(HEIR_LOOKS_NS, MAX_NAP_NS);
+            return self.nap_behind(held, now_ns + nap_ns);
+        } else if heir.looks > MAX_PAUSE_SHIFT && same_ns > HEIR_YIELDS_NS {
             std::thread::yield_now();
         } else {
             pause(heir.looks.min(MAX_PAUSE_SHIFT));
@@ -761,6 +797,7 @@ impl Waiting for Blocking<'_> {
 mod tests {
     use super::*;
     use crate::contention::stints;
+    use crate::os::testing::Watchdog;
     use crate::table::LockTable;
 
     /// The words of a slot from its 5th grant on, each held and then kept by process 7.
@@ -901,7 +938,8 @@ mod tests {
         assert_eq!(pause_after(60_000), 10_000);
         assert_eq!(pause_after(100_000), 5_000);
         assert_eq!(pause_after(140_000), MIN_HEIR_PAUSE_NS);
-        assert_eq!(pause_after(9_000_000), MIN_HEIR_PAUSE_NS, "it is overdue");
+        assert_eq!(pause_after(180_000), 5_000, "it is overdue");
+        assert_eq!(pause_after(9_000_000), MAX_HEIR_PAUSE_NS);
     }
 
     #[test]
@@ -920,14 +958,70 @@ mod tests {
             let in_80_us_ns = heir.heir.owner_since_ns + 80_000;
             let turns = &heir.session.contention.turns;
             let pause_after = |rounds: &[u64]| {
-                let begin = |after_ns| turns.begin(slot, next, last_ns + after_ns);
-                rounds.iter().copied().for_each(begin);
+                for after_ns in rounds {
+                    turns.begin(slot, next, last_ns + after_ns);
+                    turns.end(slot);
+                }
                 heir.pause_in_turn_ns(next, in_80_us_ns)
             };
             assert_eq!(pause_after(&[0, 500_000_000]), Some(MIN_HEIR_PAUSE_NS));
             assert_eq!(pause_after(&[500_100_000]), Some(MAX_HEIR_PAUSE_NS));
             lower(&heir);
             assert_eq!(heir.pause_in_turn_ns(next, in_80_us_ns), None);
+        });
+    }
+
+    #[test]
+    fn an_heir_naps_behind_a_grant_that_lasts_and_then_sleeps_unless_the_slot_is_often_free() {
+        let _watchdog = Watchdog::start();
+        with_blocking(Patience::Endless, |mut heir| {
+            // A holder that lives, as far as its certificate says.
+            let holder = heir.session.identity;
+            let held = words(0)[0].vacated(Vacancy::Released).granted_to(holder);
+            let certificate = heir.certificate(holder).unwrap();
+            let intact = || certificate::is_intact(certificate.load(Ordering::Relaxed));
+            while !intact() {
+                std::thread::yield_now();
+            }
+            assert!(heir.attend(held));
+            let looked_for = |heir: &mut Blocking<'_>, ns| {
+                heir.heir.same_since_ns = clock::now_ns() - ns;
+                let begun_ns = clock::now_ns();
+                let stays = heir.attend(held);
+                (stays, clock::now_ns() - begun_ns)
+            };
+            let (stays, took_ns) = looked_for(&mut heir, 2 * HEIR_LOOKS_NS);
+            assert!(stays && took_ns >= HEIR_LOOKS_NS);
+            let (stays, took_ns) = looked_for(&mut heir, HEIR_NAPS_NS / 2);
+            assert!(stays && took_ns >= MAX_NAP_NS);
+            assert!(!looked_for(&mut heir, HEIR_NAPS_NS).0, "it sleeps");
+            lower(&heir);
+            assert!(heir.attend(held));
+            assert!(!looked_for(&mut heir, HEIR_LOOKS_NS).0);
+            // One whose certificate is not intact may be dying.
+            let gone = words(0)[0];
+            assert!(!heir.nap_behind(gone, clock::now_ns() + 1_000_000_000));
+        });
+    }
+
+    #[test]
+    fn an_heirs_nap_ends_with_the_death_of_its_holder() {
+        let _watchdog = Watchdog::start();
+        with_blocking(Patience::Endless, |heir| {
+            let holder = Identity::new(7, 2);
+            let held = words(0)[0];
+            let certificate = heir.certificate(holder).unwrap();
+            certificate.store(7, Ordering::Relaxed);
+            let until_ns = clock::now_ns() + 40_000_000_000;
+            std::thread::scope(|scope| {
+                let nap = scope.spawn(|| heir.nap_behind(held, until_ns));
+                // As the kernel does it.
+                while futex::wake(certificate, 1) == 0 {
+                    std::thread::yield_now();
+                }
+                assert!(!nap.join().unwrap());
+            });
+            assert!(clock::now_ns() < until_ns);
         });
     }
 

@@ -109,6 +109,11 @@ impl Turns {
         turn.first.store(grant.bits(), Ordering::Relaxed);
         turn.unlooked.store(0, Ordering::Relaxed);
         let entry = Self::entry(slot, now_ns);
+        let begun = turn.begun.swap(entry, Ordering::Relaxed);
+        if is_over_slot(begun, slot) && begun != u64::from(slot) {
+            // Overtaken in the middle of a turn: no round is over.
+            return;
+        }
         let last = turn.last.swap(entry, Ordering::Relaxed);
         let length_us = if is_over_slot(last, slot) && last != u64::from(slot) {
             let round_us = Self::microseconds_between(last, entry);
@@ -118,7 +123,6 @@ impl Turns {
             FIRST_TURN_US
         };
         turn.length_us.store(length_us, Ordering::Relaxed);
-        turn.begun.store(entry, Ordering::Relaxed);
     }
 
     /// Of one slot's entries only the times differ, and what wraps there, wraps in both.
@@ -513,6 +517,7 @@ mod tests {
             for turns in here.map(|index| &all[index]) {
                 turns.begin(3, OwnerWord::released_at(5), 1_000 * now_us);
                 now_us += length_us(turns) + pause_us;
+                turns.end(3);
             }
         }
         all.iter().map(length_us).collect()
@@ -531,10 +536,32 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_ends_by_the_round_and_one_that_was_overtaken_goes_on_by_the_same() {
+        let turns = Turns::default();
+        let word = |generation| OwnerWord::released_at(generation);
+        let is_over = |generation, now_us: u64| {
+            turns.is_over(3, word(generation), Queue::Asleep, || 1_000 * now_us)
+        };
+        turns.begin(3, word(5), 10_000_000);
+        assert!(!is_over(10, 10_299) && is_over(11, 10_300));
+        turns.end(3);
+        // The round took 4.8 ms.
+        turns.begin(3, word(50), 14_800_000);
+        assert!(!is_over(60, 14_949) && is_over(61, 14_950));
+        // Overtaken, and back: the turn begins anew, and is as long.
+        turns.begin(3, word(70), 14_960_000);
+        assert!(!is_over(71, 15_109) && is_over(72, 15_110));
+        turns.end(3);
+        turns.begin(3, word(90), 19_600_000);
+        assert!(!is_over(91, 19_749) && is_over(92, 19_750));
+    }
+
+    #[test]
     fn a_first_turn_and_one_after_another_slots_has_the_usual_length() {
         let turns = Turns::default();
         let length_us = |slot, now_ns| {
             turns.begin(slot, OwnerWord::released_at(5), now_ns);
+            turns.end(slot);
             entry_of(&turns.0, slot).length_us.load(Ordering::Relaxed)
         };
         for slot in [0, 3] {

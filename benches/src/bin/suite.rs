@@ -74,7 +74,7 @@ const FULL: Effort = Effort {
     pair_rounds: 1500,
     contend_run: Duration::from_millis(400),
     contend_rounds: 5,
-    handover_turns: 31,
+    handover_turns: 101,
     crash_rounds: 11,
     many_run: Duration::from_millis(200),
     many_rounds: 25,
