@@ -721,7 +721,7 @@ impl Waiting for Blocking<'_> {
             pause_until(now_ns + pause_ns);
         } else if same_ns > HEIR_LOOKS_NS {
             let nap_ns = (same_ns / 4).clamp(HEIR_LOOKS_NS, MAX_NAP_NS);
-            return self.nap_behind(held, now_ns + nap_ns);
+            return self.nap_behind(held, self.nap_until(now_ns, nap_ns));
         } else if heir.looks > MAX_PAUSE_SHIFT && same_ns > HEIR_YIELDS_NS {
             std::thread::yield_now();
         } else {
