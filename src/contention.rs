@@ -74,6 +74,9 @@ const LEAST_TURN_US: u64 = 100;
 /// The longest turn.
 const MOST_TURN_US: u64 = 600;
 
+/// What takes longer is no round: the thread was away.
+const MOST_ROUND_US: u64 = 1_000_000;
+
 /// How many grants lie between two looks at the clock by a process that barges in, at most; a
 /// power of two. A look takes as long as an empty section.
 const MOST_GRANTS_A_LOOK: u64 = 16;
@@ -93,8 +96,10 @@ struct Turn {
     first: AtomicU64,
     /// Of generations that have one of these bits there is no look at the clock.
     unlooked: AtomicU64,
-    /// When it began, as above, and after its end, too.
+    /// When it began, as above, and after its end, too: the last that this thread began.
     last: AtomicU64,
+    /// Which thread that was.
+    by: AtomicU64,
     length_us: AtomicU64,
 }
 
@@ -114,14 +119,21 @@ impl Turns {
             // Overtaken in the middle of a turn: no round is over.
             return;
         }
-        let last = turn.last.swap(entry, Ordering::Relaxed);
-        let length_us = if is_over_slot(last, slot) && last != u64::from(slot) {
-            let round_us = Self::microseconds_between(last, entry);
+        let last = turn.last.load(Ordering::Relaxed);
+        let round_us = Self::microseconds_between(last, entry);
+        let is_known = is_over_slot(last, slot) && last != u64::from(slot);
+        let length_us = if !is_known || round_us > MOST_ROUND_US {
+            FIRST_TURN_US
+        } else if turn.by.load(Ordering::Relaxed) == this_thread() {
             let length_us = TURN_BY_ROUND / round_us.max(1);
             length_us.clamp(LEAST_TURN_US, MOST_TURN_US)
         } else {
-            FIRST_TURN_US
+            // A round is from one turn of a thread to its next: who has several threads here has
+            // as many turns in it, and not longer ones as well.
+            return;
         };
+        turn.last.store(entry, Ordering::Relaxed);
+        turn.by.store(this_thread(), Ordering::Relaxed);
         turn.length_us.store(length_us, Ordering::Relaxed);
     }
 
@@ -382,6 +394,11 @@ struct Stint {
     ran_ns: u64,
 }
 
+/// A number that no other thread of the process has.
+fn this_thread() -> u64 {
+    STINT.with(|stint| std::ptr::from_ref(stint).addr() as u64)
+}
+
 // For all slots of a thread, since it is the thread that has a processor.
 thread_local! {
     /// `None`: it begins at the next look.
@@ -554,6 +571,29 @@ mod tests {
         turns.end(3);
         turns.begin(3, word(90), 19_600_000);
         assert!(!is_over(91, 19_749) && is_over(92, 19_750));
+    }
+
+    #[test]
+    fn a_round_is_from_one_turn_of_a_thread_to_its_next() {
+        let turns = Turns::default();
+        let begin = |now_us: u64| {
+            turns.begin(3, OwnerWord::released_at(5), 1_000 * now_us);
+            turns.end(3);
+            turns.length_ns(3)
+        };
+        let begin_elsewhere = |now_us| {
+            let other = std::thread::scope(|scope| scope.spawn(|| begin(now_us)).join());
+            other.unwrap()
+        };
+        assert_eq!(begin(10_000), 1_000 * FIRST_TURN_US);
+        assert_eq!(begin_elsewhere(12_000), 1_000 * FIRST_TURN_US);
+        assert_eq!(begin(14_000), TURN_BY_ROUND / 4);
+        assert_eq!(begin_elsewhere(14_500), TURN_BY_ROUND / 4);
+        // The one that was measured is gone, or has been away.
+        assert_eq!(begin_elsewhere(2_000_000), 1_000 * FIRST_TURN_US);
+        assert_eq!(begin(2_004_000), 1_000 * FIRST_TURN_US);
+        assert_eq!(begin(9_000_000), 1_000 * FIRST_TURN_US);
+        assert_eq!(begin(9_004_000), TURN_BY_ROUND / 4);
     }
 
     #[test]

@@ -381,7 +381,7 @@ impl Shared {
     }
 
     /// For how long the holder in `word` has been seen silent by this process, which goes on
-    /// with a watch of its own, or else with the caller's.
+    /// with a watch of its own, unless the caller's is newer.
     pub(crate) fn silence(
         &self,
         slot: u32,
@@ -391,7 +391,11 @@ impl Shared {
         now_ns: u64,
     ) -> u64 {
         let mut watches = self.watches.lock();
-        let mut watch = watches.get(&slot).copied().or(begun);
+        let own = watches.get(&slot).copied();
+        let mut watch = match (own, begun) {
+            (Some(own), Some(begun)) if !own.agrees_with(&begun) => Some(begun),
+            (own, begun) => own.or(begun),
+        };
         let silent = self.look(&mut watch, word, holder, now_ns);
         if let Some(watch) = watch {
             watches.insert(slot, watch);

@@ -10,11 +10,11 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 
 /// Ends the whole test process if it is still there after a minute.
 pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it is the message")] Sender<()>);
@@ -229,4 +229,31 @@ pub(crate) fn close_descriptors() {
     // - the child's descriptors are copies, and what it keeps open for long is `Kept`.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     assert_eq!(closed, 0, "{}", io::Error::last_os_error());
+}
+
+/// Does something on this thread while its system calls are interrupted again and again.
+pub(crate) fn while_interrupted<T>(body: impl FnOnce() -> T) -> T {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = SigHandler::Handler(nothing);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY:
+    // - the handler does nothing, and nobody here waits for urgent data.
+    unsafe { sigaction(Signal::SIGURG, &action) }.unwrap();
+    // SAFETY:
+    // - takes nothing, and cannot fail.
+    let this_thread = unsafe { libc::pthread_self() };
+    let is_done = AtomicU32::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_done.load(Ordering::Relaxed) == 0 {
+                // SAFETY:
+                // - that thread waits for this one.
+                unsafe { libc::pthread_kill(this_thread, libc::SIGURG) };
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let result = body();
+        is_done.store(1, Ordering::Relaxed);
+        result
+    })
 }

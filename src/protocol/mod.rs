@@ -95,8 +95,8 @@
 //! vacant for as long as the call takes, which is longer than anybody holds back for `Kept`.
 //!
 //! A turn is the process's, not the grant's: one that holds for long and comes back at once
-//! finds the heir asleep again at each release (it was called, saw the lock held, and had
-//! no reason to stay awake). So the offer goes out with the call, too: from `Asleep` as from
+//! finds the heir asleep again at each release (it was called, saw the lock held for too long,
+//! and had no reason to stay awake). So the offer goes out with the call, too: from `Asleep` as from
 //! `Heir`, whatever the queue was at the grant.
 //!
 //! `Kept` and `Offered` are vacant words: anybody may take them, and ownership is never

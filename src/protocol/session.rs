@@ -344,6 +344,12 @@ impl Watch {
         self.silent_ns
     }
 
+    /// Whether it is of the same grant, and has seen the same sign of life, as another.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        (self.word, self.life) == (other.word, other.life)
+    }
+
     /// The sign of life that the silence is counted from: it is read once more right
     /// before the evicting CAS.
     #[must_use]
