@@ -810,7 +810,7 @@ mod tests {
     use super::*;
     use crate::contention::stints;
     use crate::os::testing::{Watchdog, while_interrupted};
-    use crate::table::LockTable;
+    use crate::table::{LockTable, Reclaim};
 
     /// The words of a slot from its 5th grant on, each held and then kept by process 7.
     fn words(grants: u64) -> [OwnerWord; 2] {
@@ -823,6 +823,10 @@ mod tests {
     fn with_blocking(patience: Patience, test: impl FnOnce(Blocking<'_>)) {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
+        with_blocking_on(&table, patience, test);
+    }
+
+    fn with_blocking_on(table: &LockTable, patience: Patience, test: impl FnOnce(Blocking<'_>)) {
         let lock = table.lock("job").unwrap();
         let view = &lock.session().view;
         let key = view.key(b"job").unwrap();
@@ -961,8 +965,11 @@ mod tests {
             assert_eq!(heir.pause_in_turn_ns(before, 0), None);
             assert!(heir.attend(before));
             let begun_ns = clock::now_ns();
+            let since_ns = heir.heir.owner_since_ns;
+            assert!(since_ns != 0 && since_ns <= begun_ns);
             assert!(heir.pause_in_turn_ns(now, begun_ns).is_some());
             assert!(heir.attend(now));
+            assert_eq!(heir.heir.owner_since_ns, since_ns);
             assert!(clock::now_ns() - begun_ns >= MIN_HEIR_PAUSE_NS);
             // By the turns of its own process, as long as they are known.
             let (slot, last_ns) = (heir.place.slot, begun_ns + 1_000_000_000);
@@ -1012,6 +1019,37 @@ mod tests {
             // One whose certificate is not intact may be dying.
             let gone = words(0)[0];
             assert!(!heir.nap_behind(gone, clock::now_ns() + 1_000_000_000));
+            heir.session.contention.occupancy.forget(heir.place.slot);
+            heir.heir = Heir {
+                seen: gone,
+                same_since_ns: clock::now_ns() - HEIR_LOOKS_NS - 1,
+                looks: 7,
+                ..Heir::NEW
+            };
+            assert!(!heir.attend(gone));
+            assert_eq!(heir.heir.looks, 0);
+        });
+    }
+
+    #[test]
+    fn an_heir_naps_and_a_waiter_watches_by_itself_for_one_poll_at_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let lease = Duration::from_millis(100);
+        let options = LockTable::options();
+        let table = options.reclaim(Reclaim::OnExpiry { lease }).open(path);
+        let table = table.unwrap();
+        with_blocking_on(&table, Patience::Endless, |mut heir| {
+            let poll_ns = heir.poll_ns();
+            assert!(poll_ns < HEIR_NAPS_NS);
+            let (holder, held) = (Identity::new(7, 2), words(0)[0]);
+            let certificate = heir.certificate(holder).unwrap();
+            certificate.store(7, Ordering::Relaxed);
+            assert!(heir.attend(held));
+            heir.heir.same_since_ns = clock::now_ns() - poll_ns - 1;
+            assert!(!heir.attend(held));
+            heir.asleep_ns = 1;
+            assert!(heir.is_short(poll_ns) && !heir.is_short(poll_ns + 1));
         });
     }
 
@@ -1221,19 +1259,19 @@ mod tests {
             assert!(!is_watched());
             // What is left of an earlier grant's watch does not make it start over.
             let mut attempt = Blocking::new(session, place, Patience::None);
-            assert!(!attempt.is_expired(next, holder, 500));
+            assert!(!attempt.is_expired(next, holder, 500) && is_watched());
             attempt.watched = false;
             let mut waiter = Blocking::new(session, place, Patience::Endless);
             assert!(!waiter.is_expired(held, holder, 1_000));
             waiter.asleep_ns = 1_000;
-            let looks = (1..).find(|look| {
+            let looks = (1..2_000).find(|look| {
                 let now_ns = 1_000 + look * SETTLED_NS;
                 waiter.is_expired(held, holder, now_ns)
             });
             assert_eq!(looks, Some(lease_ns.div_ceil(SETTLED_NS)));
             drop(waiter);
             // Of many waits with a deadline none is long.
-            let expired_at = (0..).map(|wait| wait * SETTLED_NS).find(|&now_ns| {
+            let expired_at = (0..2_000).map(|wait| wait * SETTLED_NS).find(|&now_ns| {
                 let patience = Patience::Until(now_ns + 1_000);
                 let mut waiter = Blocking::new(session, place, patience);
                 assert!(!waiter.is_expired(held, holder, now_ns));

@@ -607,6 +607,8 @@ mod tests {
         for slot in [0, 3] {
             assert_eq!(length_us(slot, 50_000_000), FIRST_TURN_US);
             assert_eq!(length_us(slot, 51_000_000), MOST_TURN_US);
+            let known_ns = [slot, slot + 8].map(|slot| turns.length_ns(slot));
+            assert_eq!(known_ns, [MOST_TURN_US, FIRST_TURN_US].map(|us| 1_000 * us));
             assert_eq!(length_us(slot, 54_000_000), TURN_BY_ROUND / 3_000);
             assert_eq!(length_us(slot + 8, 55_000_000), FIRST_TURN_US);
             assert_eq!(length_us(slot, 56_000_000), FIRST_TURN_US);

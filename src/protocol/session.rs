@@ -369,6 +369,15 @@ mod tests {
     }
 
     #[test]
+    fn watches_of_one_grant_and_sign_of_life_agree() {
+        let words = [5, 6].map(OwnerWord::released_at);
+        let watch = |grant: usize, beat, now_ns| Watch::new(words[grant], life(beat), now_ns);
+        assert!(watch(0, 1, 10).agrees_with(&watch(0, 1, 20)));
+        assert!(!watch(0, 1, 10).agrees_with(&watch(1, 1, 10)));
+        assert!(!watch(0, 1, 10).agrees_with(&watch(0, 2, 10)));
+    }
+
+    #[test]
     fn silence_adds_up_over_an_observers_own_looks() {
         let word = OwnerWord::from_bits(2);
         let mut watch = Watch::new(word, life(1), 100);
