@@ -257,12 +257,8 @@ impl<'a> Blocking<'a> {
             begin_stint();
         }
         if self.spins > 0 {
-            let slept_ns = match self.asleep_ns {
-                0 => 0,
-                since_ns => now_ns.saturating_sub(since_ns),
-            };
             let spins = &self.session.contention.spins;
-            spins.note(self.place.slot, slept_ns);
+            spins.note(self.place.slot, self.slept_ns(now_ns));
         }
         now_ns
     }
@@ -380,11 +376,15 @@ impl<'a> Blocking<'a> {
             Patience::Until(deadline_ns) => now_ns < deadline_ns,
             Patience::Endless => true,
         };
-        let slept_ns = match self.asleep_ns {
+        may_go_on && self.slept_ns(now_ns) < SETTLED_NS.min(self.poll_ns())
+    }
+
+    /// For how long it has waited since it first went to sleep behind a holder.
+    fn slept_ns(&self, now_ns: u64) -> u64 {
+        match self.asleep_ns {
             0 => 0,
             since_ns => now_ns.saturating_sub(since_ns),
-        };
-        may_go_on && slept_ns < SETTLED_NS.min(self.poll_ns())
+        }
     }
 
     fn is_occupancy_low(&self) -> bool {
@@ -505,8 +505,7 @@ impl<'a> Blocking<'a> {
             // Mostly a signal.
             Ended::Again => certificate.load(Ordering::Relaxed) == value,
             Ended::Wake | Ended::Certificate => {
-                // As for any sleeper there.
-                futex::wake(certificate, 1);
+                pass_on_notice(certificate);
                 false
             }
         }
@@ -597,8 +596,7 @@ impl<'a> Blocking<'a> {
         let until_ns = self.nap_until(now_ns, nap_ns);
         let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
         if ended == Ended::Certificate {
-            // The kernel wakes one; others wait for other slots of the same session.
-            futex::wake(certificate, 1);
+            pass_on_notice(certificate);
         }
         ended
     }
@@ -634,6 +632,12 @@ fn pause(shift: u32) {
     for _ in 0..1_u32 << shift {
         std::hint::spin_loop();
     }
+}
+
+/// Wakes one more sleeper on a holder's certificate: the kernel wakes only one, and others wait
+/// there, for this slot or for others of the same session.
+fn pass_on_notice(certificate: &AtomicU32) {
+    futex::wake(certificate, 1);
 }
 
 /// Pauses by the clock, where it matters how long that takes: a turn of the processor's own takes

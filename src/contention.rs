@@ -96,10 +96,11 @@ struct Turn {
     first: AtomicU64,
     /// Of generations that have one of these bits there is no look at the clock.
     unlooked: AtomicU64,
-    /// When it began, as above, and after its end, too: the last that this thread began.
+    /// When the turn began that the next round is counted from, likewise; also after its end.
     last: AtomicU64,
-    /// Which thread that was.
+    /// The thread that began that one.
     by: AtomicU64,
+    /// How long turns are; 0: not known.
     length_us: AtomicU64,
 }
 
@@ -146,11 +147,11 @@ impl Turns {
     pub(crate) fn length_ns(&self, slot: u32) -> u64 {
         let turn = entry_of(&self.0, slot);
         let is_its = is_over_slot(turn.last.load(Ordering::Relaxed), slot);
-        1_000
-            * match turn.length_us.load(Ordering::Relaxed) {
-                length_us if is_its && length_us != 0 => length_us,
-                _ => FIRST_TURN_US,
-            }
+        let length_us = match turn.length_us.load(Ordering::Relaxed) {
+            length_us if is_its && length_us != 0 => length_us,
+            _ => FIRST_TURN_US,
+        };
+        1_000 * length_us
     }
 
     /// The slot is offered to the heir: the turn at it, if there was one, is over.
