@@ -1090,6 +1090,29 @@ mod tests {
     }
 
     #[test]
+    fn all_who_sleep_behind_a_holder_hear_of_its_death_by_the_kernels_one_wake() {
+        let _watchdog = Watchdog::start();
+        with_blocking(Patience::Endless, |waiter| {
+            let (session, place) = (waiter.session, waiter.place);
+            let (word, held) = (AtomicU32::new(0), words(0)[0]);
+            let certificate = waiter.certificate(Identity::new(7, 2)).unwrap();
+            certificate.store(7, Ordering::Relaxed);
+            let sleep = || Blocking::new(session, place, Patience::Endless).sleep(&word, 0, held);
+            let both_hear = || {
+                std::thread::scope(|scope| {
+                    let sleeps = [(); 2].map(|()| scope.spawn(sleep));
+                    std::thread::sleep(Duration::from_millis(3));
+                    let woken = futex::wake(certificate, 1);
+                    let heard = sleeps.map(|sleep| sleep.join().unwrap() == Slept::UntilWoken);
+                    woken == 1 && heard == [true; 2]
+                })
+            };
+            // Unless one of them was late to fall asleep.
+            assert!((0..40).any(|_| both_hear()));
+        });
+    }
+
+    #[test]
     fn a_nap_that_a_signal_ends_says_nothing_of_the_holder() {
         let _watchdog = Watchdog::start();
         with_blocking(Patience::Endless, |heir| {
