@@ -244,7 +244,7 @@ impl<'a> Blocking<'a> {
 
     /// Notes what came of the pauses, and tells when the wait was over. `taken` is the word
     /// that was replaced, if the slot was got.
-    pub(crate) fn end(mut self, taken: Option<OwnerWord>) -> u64 {
+    pub(crate) fn end(&mut self, taken: Option<OwnerWord>) -> u64 {
         let now_ns = clock::now_ns();
         // Found free by chance: neither offered to this one, nor left behind. Nor, which `learn`
         // sees to, the end of a grant that it has waited for.

@@ -390,11 +390,14 @@ impl Lock {
             self.last.doubt();
             let place = self.place();
             let slot = self.session.view.slot(place.slot);
-            let mut blocking = Blocking::new(&self.session, place, patience);
-            let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
-            let cause = blocking.cause;
-            let taken = outcome.as_ref().ok().map(Grant::from);
-            let ended_ns = blocking.end(taken);
+            // Where it stands, it ends: a copy of it would be on a waiter's way to its grant.
+            let (outcome, cause, ended_ns) = {
+                let mut blocking = Blocking::new(&self.session, place, patience);
+                let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
+                let taken = outcome.as_ref().ok().map(Grant::from);
+                let ended_ns = blocking.end(taken);
+                (outcome, blocking.cause, ended_ns)
+            };
             match outcome {
                 Ok(grant) => {
                     if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {

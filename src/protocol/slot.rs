@@ -395,48 +395,41 @@ impl Slot {
             return Vacated::Lost;
         }
         match self.vacate(grant.word, vacancy) {
-            Vacated::Lost => self.release_seen(grant.word, grant.epoch, |_| vacancy),
+            Vacated::Lost => self.release_changed(grant.word, grant.epoch, vacancy),
             done => done,
         }
     }
 
-    /// The release when the queue has changed, or when the grant has been revoked.
+    /// The release when the queue has changed, or when the grant has been revoked. By value: the
+    /// grant of a release that guessed right stays in registers.
     #[cold]
     #[inline(never)]
-    fn release_seen(
-        &self,
-        mine: OwnerWord,
-        epoch: u64,
-        mut vacancy: impl FnMut(Queue) -> Vacancy,
-    ) -> Vacated {
-        loop {
-            let seen = self.owner();
-            if seen.grant_only() != mine.grant_only() || self.epoch.load(Ordering::Relaxed) != epoch
-            {
-                return Vacated::Lost;
-            }
-            // At most two failures: under a grant that stands only the queue changes, and
-            // only onwards: Idle, Heir, Asleep.
-            if let done @ Vacated::Done { .. } = self.vacate(seen, vacancy(seen.queue())) {
-                return done;
-            }
-        }
+    fn release_changed(&self, word: OwnerWord, epoch: u64, vacancy: Vacancy) -> Vacated {
+        let grant = Grant::from_parts(word, epoch, word);
+        self.release_before_others(&grant, |_| vacancy)
     }
 
     /// `(me,g,q) -> Offered or Kept,g,q'`: the release in front of others that wait.
     /// `courtesy` says whose turn it is next, by the queue that the release finds: one that
-    /// holds for long finds it changed since the grant, again and again.
+    /// holds for long finds it changed since the grant, again and again. So this one reads the
+    /// word, and guesses nothing.
     pub fn release_before_others(
         &self,
         grant: &Grant,
         mut courtesy: impl FnMut(Queue) -> Vacancy,
     ) -> Vacated {
-        if self.epoch.load(Ordering::Relaxed) != grant.epoch {
-            return Vacated::Lost;
-        }
-        match self.vacate(grant.word, courtesy(grant.word.queue())) {
-            Vacated::Lost => self.release_seen(grant.word, grant.epoch, courtesy),
-            done => done,
+        loop {
+            let seen = self.owner();
+            if seen.grant_only() != grant.word.grant_only()
+                || self.epoch.load(Ordering::Relaxed) != grant.epoch
+            {
+                return Vacated::Lost;
+            }
+            // At most two failures: under a grant that stands only the queue changes, and
+            // only onwards: Idle, Heir, Asleep.
+            if let done @ Vacated::Done { .. } = self.vacate(seen, courtesy(seen.queue())) {
+                return done;
+            }
         }
     }
 
