@@ -2,6 +2,10 @@
 //!
 //! Two processes: one holds the lock until the other must be asleep on it, notes the time and
 //! releases; the other notes the time of its grant. Both read the same monotonic clock.
+//!
+//! Each is bound to a processor. A waiter on another than the releaser's is woken out of that
+//! one's idleness, which in a virtual machine takes several times as long as to hand over the
+//! same; and left to itself the scheduler keeps to either for a while, by what ran before.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::crew::{Crew, Phase, Worker};
@@ -32,16 +37,45 @@ pub const PEERS: [Name; 8] = [
     Name::Named,
 ];
 
+/// Where the waiter runs, as the rows say it.
+pub const PLACES: [&str; 2] = ["another processor", "the same processor"];
+
 /// Longer than any of the locks spins before it sleeps.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Handovers in a turn.
 const TURN: u64 = 20;
 
-/// Measures so many turns of each of these locks.
+/// Measures so many turns of each of these locks, in each place.
 ///
 /// # Errors
 /// What a peer or the kernel answers.
 pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
+    let ours = sched_getaffinity(None)?;
+    let mut processors = (0..CpuSet::MAX_CPU).filter(|&at| ours.is_set(at));
+    let releaser = processors.next().ok_or("no processor")?;
+    let last = processors.last();
+    let mut rows = Vec::new();
+    for (place, waiter) in PLACES.into_iter().zip([last, Some(releaser)]) {
+        let of_place = match waiter {
+            Some(waiter) => measure_between([releaser, waiter], peers, turns)?,
+            None => vec![Row::missing(
+                WORKLOAD,
+                Name::Caslock.key(),
+                "handover",
+                "us",
+                "there is only one processor",
+            )],
+        };
+        rows.extend(of_place.into_iter().map(|row| row.case(place)));
+    }
+    Ok(rows)
+}
+
+fn measure_between(
+    processors: [usize; 2],
+    peers: &[Name],
+    turns: u32,
+) -> Result<Vec<Row>, Failure> {
     let mut taken = vec![Vec::new(); peers.len()];
     // Of each turn.
     let mut medians = vec![Vec::new(); peers.len()];
@@ -52,6 +86,7 @@ pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
             let peer = peers[index];
             let of_turn = peer.dispatch(Turn {
                 peer,
+                processors,
                 dir: dir.path(),
             })?;
             medians[index].push(Sample::new(of_turn.clone()).median());
@@ -75,6 +110,8 @@ pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
 
 struct Turn<'a> {
     peer: Name,
+    /// The releaser's and the waiter's.
+    processors: [usize; 2],
     dir: &'a Path,
 }
 
@@ -83,7 +120,8 @@ impl Visitor for Turn<'_> {
 
     fn visit<P: Peer>(self) -> Self::Output {
         let _made = P::create(self.dir)?;
-        let arguments = [self.peer.key().to_string()];
+        let [releaser, waiter] = self.processors.map(|at| at.to_string());
+        let arguments = [self.peer.key().to_string(), releaser, waiter];
         let mut crew = Crew::start(self.dir, 2, WORKLOAD, &arguments)?;
         crew.begin(Phase::Measure);
         let reports = crew.finish()?;
@@ -97,6 +135,9 @@ impl Visitor for Turn<'_> {
 /// # Errors
 /// What a peer answers.
 pub fn work(worker: &Worker) -> Result<(), Failure> {
+    let mut processor = CpuSet::new();
+    processor.set(worker.argument(1 + worker.index)?);
+    sched_setaffinity(None, &processor)?;
     let key: String = worker.argument(0)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
     peer.dispatch(Work { worker })
