@@ -53,7 +53,7 @@ pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
     let ours = sched_getaffinity(None)?;
     let mut processors = (0..CpuSet::MAX_CPU).filter(|&at| ours.is_set(at));
     let releaser = processors.next().ok_or("no processor")?;
-    let last = processors.last();
+    let last = processors.next_back();
     let mut rows = Vec::new();
     for (place, waiter) in PLACES.into_iter().zip([last, Some(releaser)]) {
         let of_place = match waiter {

@@ -6,10 +6,17 @@
 //! with a backoff, since by Zipf's law one draw in ten is the first name. Two more arrays are
 //! of pthread mutexes, plain and robust.
 //!
+//! The names are known beforehand, so that a processor fetches the lines of the next ones
+//! while it takes one, the further ahead the fewer instructions a pair has. Or each is known
+//! only by what the section before has read (`in turn`), as where a lock protects a queue or a
+//! tree, and every pair waits for its own line.
+//!
 //! What is due is an uncontended pair and those misses: in each round, the pair of a single
 //! process that takes one lock over and over, and what the bare words' pair is longer than that
 //! of one word.
 
+use std::cell::Cell;
+use std::hint;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -19,6 +26,7 @@ use caslock::{Lock, LockTable};
 use crossbeam_utils::Backoff;
 
 use crate::crew::{Crew, Phase, Worker};
+use crate::draw::{Draws, Zipf};
 use crate::peers::{Mutexes, Name, Page};
 use crate::rows::Row;
 use crate::stats::{Sample, as_nanoseconds};
@@ -33,7 +41,7 @@ const DRAWS: usize = 1 << 16;
 const SLOTS: u32 = 16_384;
 
 /// How names are drawn.
-pub const CASES: [&str; 2] = ["uniform", "zipf"];
+pub const CASES: [&str; 4] = ["uniform", "zipf", "uniform, in turn", "zipf, in turn"];
 /// One process, which takes the same lock over and over.
 const ONE: &str = "one process, one lock";
 const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Robust];
@@ -41,18 +49,33 @@ const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Rob
 const CASLOCK: usize = 0;
 const BARE: usize = 1;
 
+fn is_in_turn(case: &str) -> bool {
+    case.ends_with("in turn")
+}
+
+/// Mutexes take no part where names come in turn: what locking one returns is known before it
+/// is locked.
+fn peers(case: &str) -> &'static [Name] {
+    if is_in_turn(case) {
+        &PEERS[..=BARE]
+    } else {
+        &PEERS
+    }
+}
+
 /// Measures nanoseconds a pair: of processor time, so that the number of cores cancels out.
 ///
 /// # Errors
 /// What caslock or the kernel answers.
 pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
-    let cases = [ONE, CASES[0], CASES[1]];
-    let mut taken = cases.map(|_| PEERS.map(|_| Vec::new()));
+    let cases: Vec<_> = [ONE].into_iter().chain(CASES).collect();
+    let mut taken = vec![PEERS.map(|_| Vec::new()); cases.len()];
     for round in 0..rounds as usize {
         for (case, taken) in cases.iter().zip(&mut taken) {
-            for turn in 0..PEERS.len() {
-                let index = (round + turn) % PEERS.len();
-                taken[index].push(measure_once(PEERS[index], case, run)?);
+            let peers = peers(case);
+            for turn in 0..peers.len() {
+                let index = (round + turn) % peers.len();
+                taken[index].push(measure_once(peers[index], case, run)?);
             }
         }
     }
@@ -71,7 +94,7 @@ pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
             .processes(processes(case))
             .size(if *case == ONE { 1 } else { NAMES as u64 })
         };
-        for (peer, taken) in PEERS.iter().zip(taken) {
+        for (peer, taken) in peers(case).iter().zip(taken) {
             rows.push(row(*peer, "pair", "ns", taken));
         }
         if *case != ONE {
@@ -177,26 +200,40 @@ pub fn work(worker: &Worker) -> Result<(), Failure> {
     let case: String = worker.argument(1)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
     let draws = draws(&case, worker.index as u64);
+    let read = is_in_turn(&case).then(|| Cell::new(0));
+    let read = read.as_ref();
     let pairs = match Many::open(peer, &worker.dir)? {
-        Many::Locks(locks) => repeat(worker, &draws, |name| {
-            drop(locks[name as usize].acquire().expect("granted"));
+        Many::Locks(locks) => repeat(worker, &draws, read, |name| {
+            let guard = locks[name].acquire().expect("granted");
+            u64::from(guard.token())
         }),
-        Many::Words(words, handles) => repeat(worker, &draws, |name| {
-            pair(&words, handles[name as usize].line * Page::LINE);
+        Many::Words(words, handles) => repeat(worker, &draws, read, |name| {
+            pair(&words, handles[name].line * Page::LINE)
         }),
-        Many::Mutexes(mutexes, handles) => repeat(worker, &draws, |name| {
-            drop(mutexes.take(handles[name as usize].line));
+        Many::Mutexes(mutexes, handles) => repeat(worker, &draws, read, |name| {
+            drop(mutexes.take(handles[name].line));
+            0
         }),
     };
     worker.report(&pairs.to_string())
 }
 
-/// Does pairs until it is told to stop, and says how many were measured.
-fn repeat(worker: &Worker, draws: &[u32], pair: impl Fn(u32)) -> u64 {
+/// Does pairs until it is told to stop, and says how many were measured. With `read`, each name
+/// is found only with what the pair before has returned.
+fn repeat(
+    worker: &Worker,
+    draws: &[u32],
+    read: Option<&Cell<u64>>,
+    pair: impl Fn(usize) -> u64,
+) -> u64 {
     worker.control.ready();
+    let nothing = hint::black_box(0);
     let mut measured = 0;
     for draw in draws.iter().cycle() {
-        pair(*draw);
+        match read {
+            None => _ = pair(*draw as usize),
+            Some(read) => read.set(pair((u64::from(*draw) ^ read.get() & nothing) as usize)),
+        }
         match worker.control.phase() {
             Phase::Gather | Phase::WarmUp => {}
             Phase::Measure => measured += 1,
@@ -206,18 +243,21 @@ fn repeat(worker: &Worker, draws: &[u32], pair: impl Fn(u32)) -> u64 {
     measured
 }
 
+/// Returns what the word was.
 #[inline]
-fn pair(words: &Page, word: usize) {
+fn pair(words: &Page, word: usize) -> u64 {
     let word = words.word(word);
     let take = || word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
-    if take().is_err() {
-        let backoff = Backoff::new();
-        while take().is_err() {
-            backoff.snooze();
+    let backoff = Backoff::new();
+    let was = loop {
+        match take() {
+            Ok(was) => break was,
+            Err(_) => backoff.snooze(),
         }
-    }
+    };
     let freed = word.compare_exchange(1, 0, Ordering::Release, Ordering::Relaxed);
     assert!(freed.is_ok(), "the word is not ours");
+    was
 }
 
 /// A worker's draws, its own and the same in every run.
@@ -225,30 +265,16 @@ fn draws(case: &str, seed: u64) -> Vec<u32> {
     if case == ONE {
         return vec![0; DRAWS];
     }
-    let mut random = fastrand::Rng::with_seed(seed + 1);
-    // Rank r has the weight 1/r by Zipf's law.
-    let weight = |rank: usize| {
-        if case == "zipf" {
-            1.0 / (rank + 1) as f64
+    let (mut draws, law) = (Draws::new(seed + 1), Zipf::new(NAMES));
+    let mut rank = || {
+        if case.starts_with("zipf") {
+            law.draw(&mut draws)
         } else {
-            1.0
+            draws.below(NAMES)
         }
     };
-    let mut sum = 0.0;
-    let sums: Vec<f64> = (0..NAMES)
-        .map(|rank| {
-            sum += weight(rank);
-            sum
-        })
-        .collect();
-    (0..DRAWS)
-        .map(|_| {
-            let at = random.f64() * sum;
-            let rank = sums.partition_point(|upto| *upto <= at).min(NAMES - 1);
-            // Neighbours in rank are no neighbours in memory.
-            (rank * 7919 % NAMES) as u32
-        })
-        .collect()
+    // Neighbours in rank are no neighbours in memory.
+    (0..DRAWS).map(|_| (rank() * 7919 % NAMES) as u32).collect()
 }
 
 #[cfg(test)]

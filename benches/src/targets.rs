@@ -234,16 +234,16 @@ fn contended(figures: Figures<'_>) -> Vec<Target> {
 }
 
 fn waiting_and_dying(figures: Figures<'_>) -> Vec<Target> {
-    let handover = figures.plain(handover::WORKLOAD, Name::Caslock.key(), "over pthread");
+    let mut all: Vec<_> = handover::PLACES
+        .iter()
+        .map(|place| {
+            let is = figures.case(handover::WORKLOAD, place, Name::Caslock, "over pthread");
+            let what = format!("handover to a sleeping waiter, {place}: over the pthread mutex");
+            target(3, &what, Bound::AtMost(1.05), "", is)
+        })
+        .collect();
     let crash = |size, peer| figures.cell(crash::WORKLOAD, (2, size), peer, "over caslock");
-    vec![
-        target(
-            3,
-            "handover to a sleeping waiter, over the pthread mutex",
-            Bound::AtMost(1.05),
-            "",
-            handover,
-        ),
+    all.extend([
         target(
             4,
             "SIGKILL to next grant, small holder, over the robust mutex",
@@ -258,7 +258,8 @@ fn waiting_and_dying(figures: Figures<'_>) -> Vec<Target> {
             "",
             crash(2 << 30, Name::Flock),
         ),
-    ]
+    ]);
+    all
 }
 
 fn large_and_small(figures: Figures<'_>) -> Vec<Target> {
