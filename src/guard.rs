@@ -352,7 +352,8 @@ fn give_back(
         let now_ns = clock::now_ns();
         if !contention.streaks.is_too_long(index, word, now_ns) {
             let is_behind_heir = slot.owner().queue() == Queue::Heir;
-            let is_released = wait::release(slot, &grant, Vacancy::Released, &Futex);
+            let plainly = |_| Vacancy::Released;
+            let is_released = wait::release_before_others(slot, &grant, plainly, &Futex);
             if is_released && is_behind_heir {
                 if is_call_due(now_ns) {
                     wait::call_another(slot, &Futex);

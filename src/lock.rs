@@ -594,9 +594,12 @@ impl<'a> Naming<'a> {
             slot: NamingWords::SLOT,
             renames: slot.renames() & RENAMES_MASK,
         };
-        let mut blocking = Blocking::new(session, place, patience);
-        let outcome = wait::acquire(slot, session.identity, &mut blocking);
-        blocking.end(None);
+        let outcome = {
+            let mut blocking = Blocking::new(session, place, patience);
+            let outcome = wait::acquire(slot, session.identity, &mut blocking);
+            blocking.end(None);
+            outcome
+        };
         let grant = outcome?;
         slot.stamp(session.coarse_ms());
         Ok(Self { slot, grant })

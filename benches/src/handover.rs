@@ -3,9 +3,11 @@
 //! Two processes: one holds the lock until the other must be asleep on it, notes the time and
 //! releases; the other notes the time of its grant. Both read the same monotonic clock.
 //!
-//! Each is bound to a processor. A waiter on another than the releaser's is woken out of that
-//! one's idleness, which in a virtual machine takes several times as long as to hand over the
-//! same; and left to itself the scheduler keeps to either for a while, by what ran before.
+//! Each is bound to a processor: the first that this process may use, and the last or the first
+//! again. A waiter on another than the releaser's is woken out of that one's idleness, which in a
+//! virtual machine takes several times as long as to hand over the same; that includes what the
+//! releaser still does, unless the kernel prefers the waiter at once. Left to itself the scheduler
+//! keeps to either for a while, by what ran before.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -58,13 +60,12 @@ pub fn measure(peers: &[Name], turns: u32) -> Result<Vec<Row>, Failure> {
     for (place, waiter) in PLACES.into_iter().zip([last, Some(releaser)]) {
         let of_place = match waiter {
             Some(waiter) => measure_between([releaser, waiter], peers, turns)?,
-            None => vec![Row::missing(
-                WORKLOAD,
-                Name::Caslock.key(),
-                "handover",
-                "us",
-                "there is only one processor",
-            )],
+            None => {
+                let why = "there is only one processor";
+                let missing =
+                    |peer: &Name| Row::missing(WORKLOAD, peer.key(), "handover", "us", why);
+                peers.iter().map(missing).collect()
+            }
         };
         rows.extend(of_place.into_iter().map(|row| row.case(place)));
     }

@@ -8,17 +8,16 @@
 //!
 //! The names are known beforehand, so that a processor fetches the lines of the next ones
 //! while it takes one, the further ahead the fewer instructions a pair has. Or each is known
-//! only by what the section before has read (`in turn`), as where a lock protects a queue or a
-//! tree, and every pair waits for its own line.
+//! only with a word, of a line of its own, that the section before has counted on (`in turn`), as
+//! where locks protect the nodes of a tree.
 //!
 //! What is due is an uncontended pair and those misses: in each round, the pair of a single
 //! process that takes one lock over and over, and what the bare words' pair is longer than that
 //! of one word.
 
-use std::cell::Cell;
 use std::hint;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -49,20 +48,6 @@ const PEERS: [Name; 4] = [Name::Caslock, Name::BareCas, Name::Pthread, Name::Rob
 const CASLOCK: usize = 0;
 const BARE: usize = 1;
 
-fn is_in_turn(case: &str) -> bool {
-    case.ends_with("in turn")
-}
-
-/// Mutexes take no part where names come in turn: what locking one returns is known before it
-/// is locked.
-fn peers(case: &str) -> &'static [Name] {
-    if is_in_turn(case) {
-        &PEERS[..=BARE]
-    } else {
-        &PEERS
-    }
-}
-
 /// Measures nanoseconds a pair: of processor time, so that the number of cores cancels out.
 ///
 /// # Errors
@@ -72,10 +57,9 @@ pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
     let mut taken = vec![PEERS.map(|_| Vec::new()); cases.len()];
     for round in 0..rounds as usize {
         for (case, taken) in cases.iter().zip(&mut taken) {
-            let peers = peers(case);
-            for turn in 0..peers.len() {
-                let index = (round + turn) % peers.len();
-                taken[index].push(measure_once(peers[index], case, run)?);
+            for turn in 0..PEERS.len() {
+                let index = (round + turn) % PEERS.len();
+                taken[index].push(measure_once(PEERS[index], case, run)?);
             }
         }
     }
@@ -94,7 +78,7 @@ pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
             .processes(processes(case))
             .size(if *case == ONE { 1 } else { NAMES as u64 })
         };
-        for (peer, taken) in peers(case).iter().zip(taken) {
+        for (peer, taken) in PEERS.iter().zip(taken) {
             rows.push(row(*peer, "pair", "ns", taken));
         }
         if *case != ONE {
@@ -200,64 +184,94 @@ pub fn work(worker: &Worker) -> Result<(), Failure> {
     let case: String = worker.argument(1)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
     let draws = draws(&case, worker.index as u64);
-    let read = is_in_turn(&case).then(|| Cell::new(0));
-    let read = read.as_ref();
+    let in_turn = case.ends_with("in turn");
+    let protected = match in_turn {
+        true => Some(Page::open(
+            &worker.dir.join("protected"),
+            NAMES * Page::LINE,
+        )?),
+        false => None,
+    };
+    let names = Names {
+        draws: &draws,
+        protected: protected.as_ref(),
+    };
     let pairs = match Many::open(peer, &worker.dir)? {
-        Many::Locks(locks) => repeat(worker, &draws, read, |name| {
-            let guard = locks[name].acquire().expect("granted");
-            u64::from(guard.token())
+        Many::Locks(locks) => names.take(worker, |name, section| {
+            let _guard = locks[name].acquire().expect("granted");
+            section.work()
         }),
-        Many::Words(words, handles) => repeat(worker, &draws, read, |name| {
-            pair(&words, handles[name].line * Page::LINE)
+        Many::Words(words, handles) => names.take(worker, |name, section| {
+            pair(&words, handles[name].line * Page::LINE, section)
         }),
-        Many::Mutexes(mutexes, handles) => repeat(worker, &draws, read, |name| {
-            drop(mutexes.take(handles[name].line));
-            0
+        Many::Mutexes(mutexes, handles) => names.take(worker, |name, section| {
+            let _guard = mutexes.take(handles[name].line);
+            section.work()
         }),
     };
     worker.report(&pairs.to_string())
 }
 
-/// Does pairs until it is told to stop, and says how many were measured. With `read`, each name
-/// is found only with what the pair before has returned.
-fn repeat(
-    worker: &Worker,
-    draws: &[u32],
-    read: Option<&Cell<u64>>,
-    pair: impl Fn(usize) -> u64,
-) -> u64 {
-    worker.control.ready();
-    let nothing = hint::black_box(0);
-    let mut measured = 0;
-    for draw in draws.iter().cycle() {
-        match read {
-            None => _ = pair(*draw as usize),
-            Some(read) => read.set(pair((u64::from(*draw) ^ read.get() & nothing) as usize)),
-        }
-        match worker.control.phase() {
-            Phase::Gather | Phase::WarmUp => {}
-            Phase::Measure => measured += 1,
-            Phase::Stop => break,
-        }
-    }
-    measured
+/// The names that a worker takes, over and over.
+struct Names<'a> {
+    draws: &'a [u32],
+    /// A word of each name that its lock protects, where the next name is known only with it.
+    protected: Option<&'a Page>,
 }
 
-/// Returns what the word was.
+impl Names<'_> {
+    /// Does pairs until it is told to stop, and says how many were measured. `pair` takes a name,
+    /// and returns what its section has read.
+    fn take(&self, worker: &Worker, pair: impl Fn(usize, Section<'_>) -> u64) -> u64 {
+        worker.control.ready();
+        let nothing = hint::black_box(0);
+        let (mut measured, mut read) = (0, 0);
+        for draw in self.draws.iter().cycle() {
+            let name = (u64::from(*draw) ^ read & nothing) as usize;
+            read = pair(
+                name,
+                Section(self.protected.map(|all| all.word(name * Page::LINE))),
+            );
+            match worker.control.phase() {
+                Phase::Gather | Phase::WarmUp => {}
+                Phase::Measure => measured += 1,
+                Phase::Stop => break,
+            }
+        }
+        measured
+    }
+}
+
+/// What is done while a name is held.
+struct Section<'a>(Option<&'a AtomicU64>);
+
+impl Section<'_> {
+    /// Counts on what the lock protects, and returns what that was.
+    fn work(self) -> u64 {
+        let Some(word) = self.0 else {
+            return 0;
+        };
+        let read = word.load(Ordering::Relaxed);
+        word.store(read + 1, Ordering::Relaxed);
+        read
+    }
+}
+
+/// Takes the word and gives it back, and returns what was read meanwhile.
 #[inline]
-fn pair(words: &Page, word: usize) -> u64 {
+fn pair(words: &Page, word: usize, section: Section<'_>) -> u64 {
     let word = words.word(word);
     let take = || word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
-    let backoff = Backoff::new();
-    let was = loop {
-        match take() {
-            Ok(was) => break was,
-            Err(_) => backoff.snooze(),
+    if take().is_err() {
+        let backoff = Backoff::new();
+        while take().is_err() {
+            backoff.snooze();
         }
-    };
+    }
+    let read = section.work();
     let freed = word.compare_exchange(1, 0, Ordering::Release, Ordering::Relaxed);
     assert!(freed.is_ok(), "the word is not ours");
-    was
+    read
 }
 
 /// A worker's draws, its own and the same in every run.

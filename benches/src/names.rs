@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use caslock::LockTable;
 
 use crate::crew::{Crew, Phase, Worker};
+use crate::draw::Draws;
 use crate::rows::Row;
 use crate::stats::{Sample, as_nanoseconds};
 use crate::{Failure, memory_dir};
@@ -95,9 +96,9 @@ fn create(table: &LockTable, count: usize) -> Result<Vec<f64>, Failure> {
 
 /// Resolves names that are warm in the caches, the dropping of the handle included.
 fn resolve(table: &LockTable, count: usize, rounds: u32) -> Result<Vec<f64>, Failure> {
-    let mut random = fastrand::Rng::with_seed(1);
+    let mut draws = Draws::new(1);
     let names: Vec<String> = (0..WARM)
-        .map(|_| format!("name-{}", random.usize(..count)))
+        .map(|_| format!("name-{}", draws.below(count)))
         .collect();
     let mut taken = Vec::new();
     for round in 0..rounds + 3 {

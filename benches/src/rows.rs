@@ -114,14 +114,14 @@ pub fn read(path: &Path) -> Result<Vec<Row>, Failure> {
 /// Prints rows as they are, for the programs that measure one thing.
 pub fn print(rows: &[Row]) {
     println!(
-        "{:<22} {:<28} {:>6} {:>12} {:>10} {:>10} {:>10}  unit",
+        "{:<22} {:<32} {:>6} {:>12} {:>10} {:>10} {:>10}  unit",
         "", "", "procs", "size", "median", "10%", "90%"
     );
     for row in rows {
         let what = [row.case.as_str(), row.metric.as_str()].join(" ");
         let figure = |value: Option<f64>| value.map_or_else(|| "-".into(), figure);
         println!(
-            "{:<22} {:<28} {:>6} {:>12} {:>10} {:>10} {:>10}  {} {}",
+            "{:<22} {:<32} {:>6} {:>12} {:>10} {:>10} {:>10}  {} {}",
             row.peer,
             what.trim(),
             row.processes,

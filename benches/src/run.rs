@@ -3,9 +3,10 @@
 //! beside the medians stands the median of each round's own ratio to flock: a process takes
 //! as long as the machine's mood of the moment, which moves that far less.
 
-use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use std::{env, fs};
 
 use caslock::LockTable;
 
@@ -24,15 +25,15 @@ pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
     // Copied, as an installation does it, and flock's was: what a linker has just written lies
     // in the page cache in small pieces, and each start of it takes more page faults.
     let built = command_line()?;
-    let installed = tempfile::tempdir_in(built.parent().ok_or("no directory")?)?;
-    let caslock = installed.path().join("caslock");
+    let caslock = built.with_file_name("caslock-installed");
     fs::copy(built, &caslock)?;
+    let flock = program("flock")?;
     let dir = memory_dir()?;
     let table = dir.path().join("app.table");
     LockTable::options().create(&table)?;
     let mut commands = [
-        ("true", Command::new("true"), Vec::new()),
-        ("flock", Command::new("flock"), Vec::new()),
+        ("true", Command::new(program("true")?), Vec::new()),
+        ("flock", Command::new(flock), Vec::new()),
         ("caslock", Command::new(caslock), Vec::new()),
     ];
     commands[1].1.arg(dir.path().join("flock")).arg("true");
@@ -63,4 +64,13 @@ pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
         ]
     });
     Ok(rows.collect())
+}
+
+/// Where the shell would find a program: one that is called by its path starts sooner by the
+/// directories that it is not in.
+fn program(name: &str) -> Result<PathBuf, Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|directory| directory.join(name));
+    let found = found.into_iter().find(|program| program.is_file());
+    found.ok_or_else(|| format!("there is no {name}").into())
 }

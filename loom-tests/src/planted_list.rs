@@ -145,6 +145,15 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["wrap"],
     },
     Bug {
+        module: "courtesy_without_epoch",
+        story: "A release before others that does not look at the generation's high part.",
+        world: "tiny",
+        file: "slot.rs",
+        right: &["|| self.epoch.load(Ordering::Relaxed) != grant.epoch"],
+        wrong: &[""],
+        scenarios: &["wrap"],
+    },
+    Bug {
         module: "acknowledged_unsettled",
         story: "An operator who leaves the epoch word of a dead grant where it was.",
         world: "tiny",

@@ -30,7 +30,7 @@
 //! | Kept, g, Heir          | (me, g+1, Heir)    | who kept it, by guess     | `Slot::take_after`  |
 //! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
 //! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
-//! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`     |
+//! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`, `Slot::release_before_others` |
 //! | (me, g, Idle)          | Released, g, Idle  | the same, at first        | `Slot::release_quietly` |
 //! | (me, g, not Idle)      | Kept, g, q'        | the holder, in its turn   | `Slot::release_before_others` |
 //! | (me, g, Heir)          | Kept, g, Heir      | the same, at first        | `Slot::release_quietly` |

@@ -409,10 +409,9 @@ impl Slot {
         self.release_before_others(&grant, |_| vacancy)
     }
 
-    /// `(me,g,q) -> Offered or Kept,g,q'`: the release in front of others that wait.
-    /// `courtesy` says whose turn it is next, by the queue that the release finds: one that
-    /// holds for long finds it changed since the grant, again and again. So this one reads the
-    /// word, and guesses nothing.
+    /// `(me,g,q) -> courtesy(q),g,q`: the release where others may wait. `courtesy` says whose
+    /// turn it is next, by the queue that the release finds: one that holds for long finds it
+    /// changed since the grant, again and again. So this one reads the word, and guesses nothing.
     pub fn release_before_others(
         &self,
         grant: &Grant,

@@ -1,5 +1,5 @@
-//! From a release to the return of a waiter that was asleep, for the locks whose waiters
-//! sleep.
+//! From a release to the return of a waiter that was asleep, on another processor and on the
+//! same, for the locks whose waiters sleep.
 //!
 //! ```text
 //! cargo run --release -p caslock-bench --bin handover [-- TURNS [PEER...]]

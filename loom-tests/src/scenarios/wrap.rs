@@ -102,6 +102,8 @@ pub fn stale_release(stale: u64) -> Model {
                     );
                     let outcome = two.slot().release(&old, Vacancy::Released);
                     assert_eq!(outcome, Vacated::Lost, "a stale release succeeded");
+                    let outcome = two.slot().release_before_others(&old, |_| Vacancy::Offered);
+                    assert_eq!(outcome, Vacated::Lost, "a stale release succeeded");
                 }),
             ];
             finish(all);

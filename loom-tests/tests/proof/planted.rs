@@ -93,6 +93,7 @@ fn plants() -> Vec<Plant> {
         reclaimer_clears by waiting::reclaim_wakes(),
         help_skipped by wrap::nested_crashes(),
         guess_unread by wrap::guesser(planted::guess_unread::protocol::slot::Left::Quiet, 1),
+        courtesy_without_epoch by wrap::stale_release(1),
         acknowledged_unsettled by wrap::acknowledged_and_guessed(),
         leaver_keeps_wake by waiting::two_waiters(waiting::Second::LeavesWoken),
         wake_word_read_late by waiting::waiter_and_wake(0),
