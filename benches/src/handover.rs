@@ -5,9 +5,9 @@
 //!
 //! Each is bound to a processor: the first that this process may use, and the last or the first
 //! again. A waiter on another than the releaser's is woken out of that one's idleness, which in a
-//! virtual machine takes several times as long as to hand over the same; that includes what the
-//! releaser still does, unless the kernel prefers the waiter at once. Left to itself the scheduler
-//! keeps to either for a while, by what ran before.
+//! virtual machine takes several times as long as the rest. One on the same may have to wait for
+//! what the releaser still does. Left to itself the scheduler keeps to either for a while, by
+//! what ran before.
 
 use std::fmt::Write as _;
 use std::path::Path;

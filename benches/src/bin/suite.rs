@@ -4,7 +4,7 @@
 //! cargo run --release -p caslock-bench
 //! ```
 //!
-//! On an idle machine; it takes about twelve minutes, or two with `--quick`. The full run
+//! On an idle machine; it takes about thirteen minutes, or two with `--quick`. The full run
 //! writes into `benches/results/` and puts its tables into `benches/README.md`; a quick one,
 //! or one of a few workloads, writes into `target/caslock-bench/` unless it is told to publish.
 
