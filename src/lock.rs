@@ -616,9 +616,46 @@ impl Drop for Naming<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::Child;
+    use crate::contention::stints;
+    use crate::os::testing::{Child, Watchdog};
     use crate::protocol::word::Queue;
     use crate::table::LockTable;
+
+    /// Has another thread wait until it is shown to, and lets it have what it waits for. Whether
+    /// that was noted as the end of a wait that slept: one may be shown and not sleep yet.
+    fn has_slept_behind(held: impl Sized, session: &Session, wait: impl FnOnce() + Send) -> bool {
+        let has_slept = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                stints::be_over();
+                wait();
+                stints::begun_ns().is_none()
+            });
+            while session.record().waiting().count() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            drop(held);
+            waiter.join().unwrap()
+        });
+        assert_eq!(session.record().waiting().count(), 0);
+        has_slept
+    }
+
+    #[test]
+    fn a_wait_is_over_with_its_grant() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let session = lock.session();
+        let acquire = || lock.acquire().unwrap();
+        while !has_slept_behind(acquire(), session, || drop(acquire())) {}
+        let naming = || {
+            let naming = Naming::lock(session, Patience::Endless);
+            naming.unwrap_or_else(|_| panic!("nobody gives up"))
+        };
+        while !has_slept_behind(naming(), session, || drop(naming())) {}
+    }
 
     #[test]
     fn a_guess_is_made_once_the_slot_stays_as_it_was_left_and_given_up_when_it_fails() {

@@ -149,8 +149,8 @@ pub const PLANTED: &[Bug] = &[
         story: "A release before others that does not look at the generation's high part.",
         world: "tiny",
         file: "slot.rs",
-        right: &["|| self.epoch.load(Ordering::Relaxed) != grant.epoch"],
-        wrong: &[""],
+        right: &["if !self.is_of(seen, grant) {"],
+        wrong: &["if seen.grant_only() != grant.word.grant_only() {"],
         scenarios: &["wrap"],
     },
     Bug {

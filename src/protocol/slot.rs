@@ -419,9 +419,7 @@ impl Slot {
     ) -> Vacated {
         loop {
             let seen = self.owner();
-            if seen.grant_only() != grant.word.grant_only()
-                || self.epoch.load(Ordering::Relaxed) != grant.epoch
-            {
+            if !self.is_of(seen, grant) {
                 return Vacated::Lost;
             }
             // At most two failures: under a grant that stands only the queue changes, and
@@ -476,7 +474,14 @@ impl Slot {
     #[inline]
     #[must_use]
     pub fn is_current(&self, grant: &Grant) -> bool {
-        self.owner().grant_only() == grant.word.grant_only()
+        self.is_of(self.owner(), grant)
+    }
+
+    /// Whether the word that was just read is this grant's. The epoch comes second: where the
+    /// generation has come round, it has moved on before.
+    #[inline]
+    fn is_of(&self, seen: OwnerWord, grant: &Grant) -> bool {
+        seen.grant_only() == grant.word.grant_only()
             && self.epoch.load(Ordering::Relaxed) == grant.epoch
     }
 
@@ -544,6 +549,40 @@ mod tests {
             assert_eq!(is_released, queue != Queue::Asleep);
             assert_eq!(slot.owner() == held, queue == Queue::Asleep);
         }
+    }
+
+    #[test]
+    fn a_release_looks_again_when_the_queue_has_changed_and_leaves_what_it_was_to_leave() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        let grant = take(&slot, me);
+        assert!(slot.queue_up(grant.word(), Queue::Asleep));
+        let left = slot.release(&grant, Vacancy::Panicked(1));
+        assert_eq!(left, Vacated::Done { wake: true });
+        assert_eq!(slot.owner().owner(), Owner::Vacant(Vacancy::Panicked(1)));
+
+        let grant = take(&slot, me);
+        let mut seen = Vec::new();
+        let left = slot.release_before_others(&grant, |queue| {
+            seen.push(queue);
+            // Somebody queues up between the look and the CAS.
+            if queue == Queue::Heir {
+                assert!(slot.queue_up(slot.owner(), Queue::Asleep));
+            }
+            Vacancy::Offered
+        });
+        assert_eq!(left, Vacated::Done { wake: true });
+        assert_eq!(seen, [Queue::Heir, Queue::Asleep]);
+    }
+
+    #[test]
+    fn a_word_of_the_same_generation_of_another_epoch_is_another_grants() {
+        let (slot, me) = (Slot::new(), Identity::new(1, 0));
+        let grant = take(&slot, me);
+        let old = Grant::from_parts(grant.word(), grant.epoch() + 1, grant.from());
+        assert!(!slot.is_current(&old));
+        let left = slot.release_before_others(&old, |_| unreachable!("it is not asked"));
+        assert_eq!(left, Vacated::Lost);
+        assert!(slot.is_current(&grant));
     }
 
     #[test]
