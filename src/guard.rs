@@ -351,8 +351,11 @@ fn give_back(
     if contention.occupancy.is_low(index) {
         let now_ns = clock::now_ns();
         if !contention.streaks.is_too_long(index, word, now_ns) {
-            let is_behind_heir = slot.owner().queue() == Queue::Heir;
-            let plainly = |_| Vacancy::Released;
+            let mut is_behind_heir = false;
+            let plainly = |queue| {
+                is_behind_heir = queue == Queue::Heir;
+                Vacancy::Released
+            };
             let is_released = wait::release_before_others(slot, &grant, plainly, &Futex);
             if is_released && is_behind_heir {
                 if is_call_due(now_ns) {

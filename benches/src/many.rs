@@ -53,6 +53,7 @@ const BARE: usize = 1;
 /// # Errors
 /// What caslock or the kernel answers.
 pub fn measure(run: Duration, rounds: u32) -> Result<Vec<Row>, Failure> {
+    let rounds = rounds.max(1);
     let cases: Vec<_> = [ONE].into_iter().chain(CASES).collect();
     let mut taken = vec![PEERS.map(|_| Vec::new()); cases.len()];
     for round in 0..rounds as usize {
@@ -184,14 +185,10 @@ pub fn work(worker: &Worker) -> Result<(), Failure> {
     let case: String = worker.argument(1)?;
     let peer = <Name as clap::ValueEnum>::from_str(&key, false)?;
     let draws = draws(&case, worker.index as u64);
-    let in_turn = case.ends_with("in turn");
-    let protected = match in_turn {
-        true => Some(Page::open(
-            &worker.dir.join("protected"),
-            NAMES * Page::LINE,
-        )?),
-        false => None,
-    };
+    let protected = case
+        .ends_with("in turn")
+        .then(|| Page::open(&worker.dir.join("protected"), NAMES * Page::LINE))
+        .transpose()?;
     let names = Names {
         draws: &draws,
         protected: protected.as_ref(),

@@ -70,7 +70,8 @@ pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
 /// directories that it is not in.
 fn program(name: &str) -> Result<PathBuf, Failure> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|directory| directory.join(name));
-    let found = found.into_iter().find(|program| program.is_file());
-    found.ok_or_else(|| format!("there is no {name}").into())
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .ok_or_else(|| format!("there is no {name}").into())
 }

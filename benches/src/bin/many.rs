@@ -14,7 +14,6 @@ use caslock_bench::{Failure, crew, rows};
 fn main() -> Result<(), Failure> {
     crew::work_if_worker();
     let rounds = std::env::args().nth(1).map_or(Ok(20), |arg| arg.parse())?;
-    let rounds = u32::max(rounds, 1);
     println!("{}; {rounds} rounds\n", machine());
     rows::print(&measure(Duration::from_millis(200), rounds)?);
     Ok(())
