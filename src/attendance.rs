@@ -51,7 +51,7 @@ pub struct Attendance<'a> {
 
 impl<'a> Attendance<'a> {
     pub(crate) fn new(session: &'a Session) -> Self {
-        // As for a keeper: without one, waiters find a death at their next poll.
+        // As for a keeper: without one, waiters have to look for a death themselves.
         let register = || Certificate::register(session.record().certificate()).ok();
         let certificate = session.unless_kept(register).flatten();
         Self {

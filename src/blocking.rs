@@ -66,13 +66,13 @@ const BLIND_NAP_MIN_NS: u64 = 100_000;
 /// that costs.
 const HEIR_LOOKS_NS: u64 = 50_000;
 
-/// For how long it naps behind one and the same grant, at most: longer than a holder that has
-/// lost its processor is mostly away for. Once it sleeps it is the last of all, and waits for
-/// another round of turns; and behind a grant that is just long, others would be called in its
-/// place, one after the other, each of them in vain.
+/// How long it naps behind one grant, at most: longer than a holder is mostly without its
+/// processor. An heir that sleeps goes to the end of the queue; and behind a long grant others
+/// would be called in its place, in vain.
 const HEIR_NAPS_NS: u64 = 10_000_000;
 
-/// How long such a nap is: the holder finds an heir, wakes nobody, and leaves it the slot.
+/// How long such a nap is. Meanwhile the word names an heir: the holder's release need wake
+/// nobody.
 const HEIR_NAP_NS: u64 = 50_000;
 
 /// After how long at one grant the heir yields between its looks: the holder may have lost
@@ -80,7 +80,7 @@ const HEIR_NAP_NS: u64 = 50_000;
 const HEIR_YIELDS_NS: u64 = 4_000;
 
 /// For how long an heir is trusted by those who sleep behind it. Twice as long each time that
-/// the trust was not in vain: who goes to sleep again is the last in the kernel's queue.
+/// nobody has woken them by then: who goes to sleep again is the last in the kernel's queue.
 const TRUST_NS: u64 = 20_000_000;
 
 /// For how long it is trusted at first where the slot is often free. No turn ends there for

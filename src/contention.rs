@@ -58,11 +58,9 @@ fn is_over_slot(packed: u64, slot: u32) -> bool {
 /// A turn, for how long a process barges in before an heir, times the round of turns that it is
 /// one of, in square microseconds: two processes have turns of 600 us, eight of 300, 32 of 150.
 ///
-/// Each turn costs one handover, which is some microseconds, and who waits does so for a round.
-/// Whatever the one is worth in the other, the sum of cost / turn and processes * turn is least
-/// where the turn times the round is always the same. And processes of which each goes by the
-/// round that it has seen come to the same turns: by its wait alone one of two could stay with
-/// longer ones than the other.
+/// A turn costs a handover, and makes the others wait for a round. The sum of both costs is
+/// least where turn times round is constant. So all who go by the round come to the same turns;
+/// by its wait alone, one of two could keep the longer ones.
 const TURN_BY_ROUND: u64 = 720_000;
 
 /// How long a turn is before a round has been seen.
@@ -94,7 +92,7 @@ struct Turn {
     begun: AtomicU64,
     /// A word with the generation of its first grant.
     first: AtomicU64,
-    /// Of generations that have one of these bits there is no look at the clock.
+    /// The clock is not looked at for generations that have any of these bits.
     unlooked: AtomicU64,
     /// When the turn began that the next round is counted from, likewise; also after its end.
     last: AtomicU64,
@@ -326,10 +324,9 @@ impl Occupancy {
     }
 }
 
-/// How long a process may get a slot grant after grant, before others who wait for it, and
-/// still believe that it is often free: about as long as it may anywhere else. Who was woken,
-/// and is still waiting for this very processor, would wait the longer; and where the belief is
-/// true, somebody gets the slot much sooner.
+/// How long a process may get a slot again and again before waiters and still think it often
+/// free: about half of the longest turn. If it were free, another would have got it sooner; if
+/// not, whoever was woken waits for this processor.
 const STREAK_NS: u64 = 300_000;
 
 /// Since when a process has got a slot grant after grant while others wait for it.

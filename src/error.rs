@@ -142,7 +142,8 @@ pub enum OpenError {
         /// The table's path.
         path: PathBuf,
     },
-    /// The table is of another boot, and processes of this one hold sessions in it.
+    /// The table is of another boot, and processes of this one hold sessions in it, or another
+    /// process has been resetting it for 10 s.
     #[error("{path}: written under another boot of the machine, and sessions in it are held; stop the processes that use it", path = .path.display())]
     ResetBlocked {
         /// The table's path.

@@ -42,7 +42,7 @@ impl Cause {
 /// The right to be in the critical section; dropping it releases the lock.
 ///
 /// It belongs to the process, not to the thread: it can be sent to another thread. A guard
-/// whose grant was revoked is harmless: it can no longer alter anything, and every call
+/// whose grant was revoked is harmless: it can no longer alter the lock, and every call
 /// says so. Dropped by a panic, it tells the next owner so.
 ///
 /// A release before others who wait may wake one of them; and where the lock is often free, it
@@ -114,6 +114,21 @@ impl<'a> Guard<'a> {
     /// `token` of a departed predecessor is that of its grant, or a later one below this
     /// grant's: an owner in between may have [declined](Guard::decline), and a reset after a
     /// reboot raises all tokens.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let table = caslock::LockTable::open(dir.path().join("app.table"))?;
+    /// # let lock = table.lock("nightly-report")?;
+    /// # let forced = lock.acquire()?;
+    /// # table.force_release(lock.name(), forced.token())?;
+    /// # drop(forced);
+    /// let guard = lock.acquire()?;
+    /// if let Some(who) = guard.previous().departed() {
+    ///     println!("{}: look what process {} left half done", guard.previous(), who.pid);
+    /// }
+    /// # assert!(guard.previous().is_abandoned());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn previous(&self) -> Previous {
         let token = FencingToken(self.held.grant.predecessor_token());
@@ -133,7 +148,7 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// Whether the grant still stands: two loads of one cache line.
+    /// Whether the grant still stands: three loads, two of them of one cache line.
     ///
     /// True is old news as soon as it is returned; a resource that checks
     /// [tokens](Guard::token) is safe all the same.
@@ -172,6 +187,21 @@ impl<'a> Guard<'a> {
     /// Gives the lock back as it was found: whoever comes next is told of the same
     /// predecessor. For an owner that will not deal with what a dead one left behind.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let table = caslock::LockTable::open(dir.path().join("app.table"))?;
+    /// # let lock = table.lock("nightly-report")?;
+    /// # let forced = lock.acquire()?;
+    /// # table.force_release(lock.name(), forced.token())?;
+    /// # drop(forced);
+    /// let guard = lock.acquire()?;
+    /// if guard.previous().is_abandoned() {
+    ///     guard.decline()?; // whoever comes next is told the same
+    /// }
+    /// # assert!(lock.acquire()?.previous().is_abandoned());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Lost`] when the grant had been revoked before.
@@ -190,7 +220,8 @@ impl<'a> Guard<'a> {
     }
 
     /// Attaches a note to the grant, for people who look at the table; it shows for as
-    /// long as the grant lasts.
+    /// long as the grant lasts. Set just as the grant is lost, it may hide or garble the
+    /// successor's.
     ///
     /// # Errors
     ///
@@ -214,6 +245,18 @@ impl<'a> Guard<'a> {
     /// Has `call` called once, on a thread of its own, when the grant is found revoked
     /// while the guard lives: at once after an eviction or a force-release, provided that
     /// this process runs.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let table = caslock::LockTable::open(dir.path().join("app.table"))?;
+    /// # let lock = table.lock("nightly-report")?;
+    /// let (tell, told) = std::sync::mpsc::channel();
+    /// let guard = lock.acquire()?;
+    /// guard.on_lost(move |lost| tell.send(lost).unwrap_or_default());
+    /// table.force_release("nightly-report", guard.token())?; // as an operator would
+    /// assert_eq!(told.recv()?.token, guard.token());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_lost(&self, call: impl FnOnce(Lost) + Send + 'static) {
         if self.held.is_wiped() {
             return;

@@ -43,7 +43,8 @@ impl fmt::Display for FencingToken {
 pub enum Liveness {
     /// The process exists and its heartbeat is fresh.
     Alive,
-    /// The process exists and its heartbeat is older than the lease: hung, stopped or starved.
+    /// The process exists and its heartbeat is older than the lease, or in an
+    /// [`OnDeath`](crate::Reclaim::OnDeath) table than 10 s: hung, stopped or starved.
     Late,
     /// The process is gone: nothing of it can run any more.
     Dead,
@@ -144,8 +145,8 @@ pub struct Holder {
     pub command: CommandName,
     /// The token of its grant.
     pub token: FencingToken,
-    /// For how long it has held the lock. A grant that was free for the taking is
-    /// stamped with its session's last heartbeat, so this may be a beat too long.
+    /// For how long it has held the lock. A grant is stamped with the time of its session's
+    /// last heartbeat, so this may be a beat too long.
     pub held_for: Duration,
     /// What is known of it.
     pub liveness: Liveness,
@@ -192,7 +193,7 @@ pub fn human(duration: Duration) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Previous {
-    /// Nobody held this name before.
+    /// Nobody held this name before, or the table has forgotten it since.
     None,
     /// The predecessor released it.
     Released,
@@ -253,7 +254,8 @@ impl fmt::Display for Previous {
 pub struct Departed {
     /// Its process id, in its own PID namespace.
     pub pid: u32,
-    /// The token of its grant.
+    /// The token of its grant, or a later one below its successor's
+    /// ([`Guard::previous`](crate::Guard::previous) says when).
     pub token: FencingToken,
     /// Its guard was dropped by a panic: the process itself may well live on.
     pub panicked: bool,

@@ -444,8 +444,8 @@ pub(crate) fn force_release(
                     token: asked,
                 });
             }
-            // Found by its name, and yet being renamed: only for a moment, unless the
-            // word was scribbled. The naming lock's holder says which.
+            // Only since it was found by its name: the next look does not find it there. Where
+            // nobody holds the naming lock, the word was scribbled.
             Owner::Renaming(_) if is_naming(view) => continue,
             Owner::Renaming(_) => (Vacancy::Released, Forced::Repaired),
         };

@@ -258,7 +258,7 @@ impl Geometry {
         self.slots as usize + 1
     }
 
-    /// How many entries the index has: at most every other one is in use.
+    /// How many entries the index has: at most one in four is in use.
     pub(crate) const fn index_capacity(&self) -> usize {
         let least = 4 * self.slots;
         let least = if least < Self::MIN_INDEX {
@@ -455,7 +455,7 @@ fn read_geometry(words: &[u64; HEADER_WORDS]) -> Result<Geometry, String> {
     Ok(geometry)
 }
 
-/// This build's format, for messages: `1 (layout 0123456789abcdef)`.
+/// This build's format, for messages: `2 (layout 0123456789abcdef)`.
 pub(crate) fn describe_format() -> String {
     describe(VERSION, SIGNATURE)
 }

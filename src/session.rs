@@ -470,7 +470,7 @@ impl Shared {
         let record = self.record();
         let certificate = Certificate::register(record.certificate());
         if let Err(error) = &certificate {
-            // Waiters then find a death at their next poll, or by the byte lock alone.
+            // Waiters then look for a death themselves, every 50 ms at least.
             tracing::debug!(%error, "no certificate");
         }
         if let Err(error) = scheduling::yield_to_the_woken() {

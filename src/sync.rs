@@ -14,7 +14,7 @@ pub(crate) const fn ord(site: Site) -> Ordering {
     site.ordering()
 }
 
-/// Bits of the generation that live in the owner word; models use 2 or 3.
+/// Bits of the generation that live in the owner word; models use 2, 6 and 28.
 pub(crate) const GENERATION_BITS: u32 = 28;
 
 /// 64-bit words of a name record: 255 bytes and one spare.

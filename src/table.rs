@@ -128,7 +128,8 @@ impl Options {
     }
 
     /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
-    /// Every user of a table needs to read and write it; the world never may.
+    /// Every user of a table needs to read and write it. The world may not write, and had
+    /// better not read: who may read can lock bytes, and so keep the dead looking alive.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -157,7 +158,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`OpenError`], one variant a situation.
+    /// [`OpenError`], but never `NotFound` or `AlreadyExists`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<LockTable, OpenError> {
         let path = path.as_ref();
         // Between a look and the next step the file may come or go; a few rounds tell
@@ -181,7 +182,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`OpenError::NotFound`], or as for [`Options::open`].
+    /// [`OpenError::NotFound`], or as for [`Options::open`], creating aside.
     pub fn open_existing(self, path: impl AsRef<Path>) -> Result<LockTable, OpenError> {
         self.open_existing_at(path.as_ref())
     }
@@ -190,7 +191,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`OpenError::AlreadyExists`], or as for [`Options::open`].
+    /// [`OpenError::AlreadyExists`]; `NoSpace`; `Geometry` or `WorldWritable` for what the
+    /// options say; or what is wrong with the path or the filesystem.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<(), OpenError> {
         let path = path.as_ref();
         let geometry = Geometry::new(self.slots, self.sessions, self.reclaim.unwrap_or_default())
@@ -290,6 +292,9 @@ fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<b
 
 /// An open lock table: this process's one session in it, shared by all clones.
 ///
+/// Whoever cuts its file short while it is in use ends its users with SIGBUS, as with every
+/// mapped file.
+///
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("app.table");
@@ -319,7 +324,7 @@ impl LockTable {
     ///
     /// # Errors
     ///
-    /// [`OpenError`], one variant a situation.
+    /// As for [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::options().open(path)
     }
@@ -337,7 +342,8 @@ impl LockTable {
     ///
     /// # Errors
     ///
-    /// [`LockError`]: an impossible name, a full table, a replaced file, a fork.
+    /// [`LockError`]: an impossible name, a full table, a process that has been stuck in
+    /// creating a name for 10 s, a damaged naming lock, a replaced file, a fork.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, LockError> {
         match self.session.closed() {
             Some(Closed::Forked(forked)) => return Err(forked.into()),
@@ -364,6 +370,22 @@ impl LockTable {
     /// The holder's guard turns stale: it can no longer release or alter anything, but its
     /// code runs on until it looks ([`Guard::is_held`](crate::Guard::is_held)). On an
     /// abandoned slot this acknowledges the news, and the next owner is not told.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let table = caslock::LockTable::open(dir.path().join("app.table"))?;
+    /// # let lock = table.lock("nightly-report")?;
+    /// use caslock::Forced;
+    ///
+    /// let guard = lock.acquire()?; // here by this process, mostly by one that hangs
+    /// let shown = table.inspect()?;
+    /// let slot = shown.slot("nightly-report").ok_or("no such lock")?;
+    /// if let Forced::From(holder) = table.force_release(&slot.name, slot.token)? {
+    ///     println!("taken from {holder}");
+    /// }
+    /// assert!(guard.release().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -210,7 +210,7 @@ fn a_turn_at_one_lock_ends_while_turns_at_others_begin() {
     let locks: Vec<_> = (0..9)
         .map(|n| table.lock(format!("job{n}")).expect("a lock"))
         .collect();
-    // Eight slots apart. Both threads are of one process, as its turns are.
+    // Sixteen slots apart. Both threads are of one process, as its turns are.
     let mut hog = Child::start("pair");
     hog.say(format!("{} job0 job8", scratch.table().display()));
     let mut rival = Worker::start_on(&scratch, "job8", "waiting", 1, 0);

@@ -415,7 +415,7 @@ fn hog(boss: &mut Boss) {
     boss.say(grants);
 }
 
-/// Barging is allowed, starving is not: a waiter that has waited too long is handed the lock.
+/// Barging is allowed, starving is not: once a turn is over, the lock is left to a waiter.
 #[test]
 fn a_waiter_is_served_however_fast_others_take_the_lock_again() {
     let _watchdog = watchdog("a_waiter_is_served_however_fast_others_take_the_lock_again");

@@ -92,7 +92,7 @@ impl<'a> Certificate<'a> {
     /// # Errors
     ///
     /// When the system call is filtered. The word is then as it was, and a session can
-    /// do without: its waiters find its death at their next poll.
+    /// do without: its waiters look for its death themselves, every 50 ms at least.
     pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
         let replaced = current_list();
         let ring = Box::into_raw(Box::new(Ring {

@@ -20,37 +20,42 @@
 //! # Transitions
 //!
 //! `g` is the generation, `q` the queue; `q'` is `q` with `Asleep` turned into `Heir`, and
-//! then one sleeper is woken. Whatever is not named stays.
+//! then one sleeper is woken. Whatever is not named stays. *Ditto*: as for a vacant one.
+//! *Nameable*: `Fresh` or `Released`, or without a name and abandoned. Functions without a
+//! path are `Slot`'s.
 //!
-//! | from                   | to                 | by                        | function            |
-//! |------------------------|--------------------|---------------------------|---------------------|
-//! | vacant, g, q           | (me, g+1, q)       | an acquirer               | `Slot::take`        |
-//! | vacant, g, q           | (me, g+1, Asleep)  | an heir, or after an offer| `Slot::take`        |
-//! | Released, g, Idle      | (me, g+1, Idle)    | who knows g, by guess     | `Slot::take_after`  |
-//! | Kept, g, Heir          | (me, g+1, Heir)    | who kept it, by guess     | `Slot::take_after`  |
-//! | (dead, g, q)           | (me, g+1, as above)| a waiter, reclaiming      | `Slot::take`        |
-//! | (expired, g, q)        | (me, g+1, as above)| a waiter, evicting        | `Slot::take`        |
-//! | (me, g, q)             | Released, g, q'    | the holder                | `Slot::release`, `Slot::release_before_others` |
-//! | (me, g, Idle)          | Released, g, Idle  | the same, at first        | `Slot::release_quietly` |
-//! | (me, g, not Idle)      | Kept, g, q'        | the holder, in its turn   | `Slot::release_before_others` |
-//! | (me, g, Heir)          | Kept, g, Heir      | the same, at first        | `Slot::release_quietly` |
-//! | (me, g, not Idle)      | Offered, g, q'     | the holder, after its turn| `Slot::release_before_others` |
-//! | (me, g, q)             | Panicked, g, q'    | the holder, unwinding     | `Slot::release`     |
-//! | (me, g, q)             | as it was, g, q'   | the holder, declining     | `Slot::undo`        |
-//! | (dead, g, q)           | Died, g, q'        | the sweep of a session    | `reclaim::sweep`    |
-//! | (any, g, q)            | Forced, g, q'      | an operator               | `Slot::vacate`      |
-//! | abandoned, g           | Released, g        | an operator, acknowledging| `Slot::acknowledge` |
-//! | (h, g, Idle or Heir)   | (h, g, Asleep)     | a waiter, going to sleep  | `Slot::queue_up`    |
-//! | (h, g, Idle)           | (h, g, Heir)       | a waiter, staying awake   | `Slot::queue_up`    |
-//! | (me, g, Asleep)        | (me, g, Heir)      | the holder, in its turn   | `Slot::queue_up`    |
-//! | (h, g, Heir)           | (h, g, Asleep)     | a waker that found nobody | `Slot::queue_up`    |
-//! | vacant, g, Heir        | open, g, Idle      | the same; it wakes again  | `Slot::desert`      |
-//! |                        |                    | or a namer in want of room|                     |
-//! | Fresh or Released, g   | RENAMING, g+1      | the naming lock's holder  | `Names`             |
-//! | RENAMING, g            | RENAMING, g' > g   | the same, raising tokens  | `Names`             |
-//! | RENAMING, g            | Fresh, g           | the same, or its repairer | `Names`             |
+//! | from               | to                | by                       | function                |
+//! |--------------------|-------------------|--------------------------|-------------------------|
+//! | vacant, g, q       | (me, g+1, q)      | an acquirer              | `take`                  |
+//! | vacant, g, q       | (me, g+1, Asleep) | an heir; after an offer  | `take`                  |
+//! | Released, g, Idle  | (me, g+1, Idle)   | who knows g, by guess    | `take_after`            |
+//! | Kept, g, Heir      | (me, g+1, Heir)   | who kept it, by guess    | `take_after`            |
+//! | (dead, g, q)       | (me, g+1, ditto)  | a waiter, reclaiming     | `take`                  |
+//! | (expired, g, q)    | (me, g+1, ditto)  | a waiter, evicting       | `take`                  |
+//! | (me, g, q)         | Released, g, q'   | the holder               | `release`               |
+//! | (me, g, q)         | Released, g, q'   | the same, before others  | `release_before_others` |
+//! | (me, g, Idle)      | Released, g, Idle | the same, at first       | `release_quietly`       |
+//! | (me, g, not Idle)  | Kept, g, q'       | the holder, in its turn  | `release_before_others` |
+//! | (me, g, Heir)      | Kept, g, Heir     | the same, at first       | `release_quietly`       |
+//! | (me, g, not Idle)  | Offered, g, q'    | the same, after its turn | `release_before_others` |
+//! | (me, g, q)         | Panicked, g, q'   | the holder, unwinding    | `release`               |
+//! | (me, g, q)         | as it was, g, q'  | the holder, declining    | `undo`                  |
+//! | (dead, g, q)       | Died, g, q'       | the sweep of a session   | `reclaim::sweep`        |
+//! | (any, g, q)        | Forced, g, q'     | an operator              | `vacate`                |
+//! | abandoned, g       | Released, g       | operator, acknowledging  | `acknowledge`           |
+//! | (h, g, not Asleep) | (h, g, Asleep)    | a waiter, going to sleep | `queue_up`              |
+//! | (h, g, not Asleep) | (h, g, Asleep)    | an heir that gives up    | `queue_up`              |
+//! | (h, g, Idle)       | (h, g, Heir)      | a waiter, staying awake  | `queue_up`              |
+//! | (me, g, Asleep)    | (me, g, Heir)     | the holder, in its turn  | `queue_up`              |
+//! | (h, g, Heir)       | (h, g, Asleep)    | a waker, finding nobody  | `queue_up`              |
+//! | vacant, g, Heir    | open, g, Idle     | the same; it wakes again | `desert`                |
+//! | nameable, g, Idle  | RENAMING, g+1     | the naming lock's holder | `Names`                 |
+//! | RENAMING, g        | RENAMING, g' > g  | the same, raising tokens | `Names`                 |
+//! | RENAMING, g        | Fresh, g          | the same, or who repairs | `Names`                 |
+//! | any, g, q          | vacant, g', Idle  | a reset after a reboot   | `reclaim::reset`        |
 //!
-//! `Corrupt` has no way in and one way out: the operator's.
+//! A namer in want of room wakes, and may find nobody, too. `Corrupt` has no way in and two
+//! ways out: the operator's, and the reset.
 //!
 //! # Invariants
 //!
@@ -58,23 +63,23 @@
 //!    whose owner was judged gone, so grants are totally ordered by the word's modification
 //!    order.
 //! 2. *The token comes with ownership.* Both count the generation up in the CAS that grants.
-//!    Nothing else but the raising of a nameless slot's tokens changes it.
+//!    Nothing else but the raising of a nameless slot's tokens, and a reset, changes it.
 //! 3. *The epoch word lags by one at most.* It holds the generation's high part; the top
 //!    bit of the in-word generation is the epoch's parity and says whether it lags.
 //!    `take` lets nobody cross into an epoch before the epoch word has reached the one
 //!    before, and whoever crosses moves it on before the token is given out. Under `Released`
 //!    and `Kept` it does not lag at all, so `take_after` need not look.
 //! 4. *A stale guard changes nothing.* A release compares the epoch word and then, by its
-//!    CAS, the whole owner word: all 64 bits of the token. What is left is a guard that was
-//!    revoked, whose thread stops between those two instructions until its own process
-//!    owns the slot again with the very same in-word generation, half a wrap (2^27 grants)
-//!    later or more. The models take the bound that no such wrap falls in between. So it is
-//!    with a thread that stops between its grant and the reading of the epoch: `Slot::settle`
-//!    knows its own word again by the in-word generation, a whole wrap later as well.
+//!    CAS, the whole owner word: all 64 bits of the token. One way is left: the thread of a
+//!    revoked guard stops between those two instructions until its own process owns the slot
+//!    again with the same in-word generation, half a wrap (2^27 grants) later or more. The
+//!    models assume that no such wrap falls in between; nor a whole one between a grant and
+//!    its reading of the epoch, after which `Slot::settle` would take the word for its own.
 //! 5. *Nobody sleeps unheard.* Whoever sleeps does so under a word that says `Asleep`, whose
 //!    vacating wakes one, or `Heir`, where one is awake that ends in `Asleep` or in a wake
 //!    (`wait.rs` has the cases). Only `desert` turns a queue back to `Idle`, and wakes
-//!    after it. What dies of this with a killed process, one bounded sleep makes good.
+//!    after it; and a reset, when nobody is there. What dies of this with a killed process, one
+//!    bounded sleep makes good.
 //! 6. *Every step stands alone.* A process that dies between any two shared steps leaves
 //!    words from which the table above goes on, with `Died` where it owned a slot.
 //!
@@ -96,8 +101,8 @@
 //!
 //! A turn is the process's, not the grant's: one that holds for long and comes back at once
 //! finds the heir asleep again at each release (it was called, saw the lock held for too long,
-//! and had no reason to stay awake). So the offer goes out with the call, too: from `Asleep` as from
-//! `Heir`, whatever the queue was at the grant.
+//! and had no reason to stay awake). So the offer goes out with the call, too: from `Asleep` as
+//! from `Heir`, whatever the queue was at the grant.
 //!
 //! `Kept` and `Offered` are vacant words: anybody may take them, and ownership is never
 //! given to somebody who did not ask with a CAS of its own. So a handover cannot hit a
@@ -129,6 +134,9 @@
 //! | `Rename` (to even)                 | `RenameRead`                        | a name's bytes                        |
 //! | `Rename` (to odd), `RenameFence`   | `NameFence`                         | that the bytes are being changed      |
 //! | `Note`                             | `NoteRead`                          | a note's text                         |
+//!
+//! The two fences also guard a note's text and a session's fields, once a `Note` or a `Record`
+//! has withdrawn the old.
 //!
 //! Plain `Relaxed` is used where one process at a time writes (the naming words, under
 //! the naming lock, whose own word orders them), for the index (an entry only says where to

@@ -171,9 +171,9 @@ impl NameRecord {
         self.note_token.swap(0, Ordering::Relaxed);
     }
 
-    /// Writes the note of the grant `token`, if no later grant has written one. A writer
-    /// that was revoked meanwhile may garble a successor's note, which shows as none or
-    /// as garbage; a note never decides anything.
+    /// Writes the note of the grant `token`. A writer that was revoked meanwhile may hide or
+    /// garble a successor's note, which then shows as none or as garbage; a note never
+    /// decides anything.
     pub fn write_note(&self, token: u64, text: &Note) {
         self.note_token.swap(0, ord(Site::Note));
         fence(ord(Site::RenameFence));

@@ -14,15 +14,17 @@ pub enum Site {
     /// [`Site::Grant`]: whoever sees a word also sees the epoch that was helped, and the
     /// name that was settled, before it was written.
     Owner,
-    /// The CAS that grants. Acquires what the last holder wrote ([`Site::Vacate`]): reading
-    /// the word before it has done so, too, but only for that word's own last holder, and
-    /// the CAS may meet the same bits again a whole wrap of the generation later. Releases the judgement (a dead holder's writes, seen through its liveness) and the
-    /// epoch that was helped to whoever reads this word.
+    /// The CAS that grants. Acquires what the last holder wrote ([`Site::Vacate`]): the reading
+    /// before it has done so only for the last holder of the word that was read, and the CAS may
+    /// meet the same bits a whole wrap of the generation later. Releases the judgement (a dead
+    /// holder's writes, seen through its liveness) and the epoch that was helped to whoever
+    /// reads this word.
     Grant,
     /// The CAS that vacates: releases the critical section to the next [`Site::Grant`].
     Vacate,
-    /// Reading the epoch word before the grant and after it, or after a guess alone. With [`Site::EpochHelp`]:
-    /// an epoch that is ahead of a word shows that the word has been replaced.
+    /// Reading the epoch word before the grant and after it, or after a guess alone. With
+    /// [`Site::EpochHelp`]: an epoch that is ahead of a word shows that the word has been
+    /// replaced.
     Epoch,
     /// The CAS that moves the epoch word on. Releases the helper's reading of the owner
     /// word to [`Site::Epoch`]. It acquires nothing: its value was acquired when it was
@@ -45,10 +47,12 @@ pub enum Site {
     Rename,
     /// Reading a slot's rename count before its name. With [`Site::Rename`].
     RenameRead,
-    /// The fence between the odd rename count and the first byte of a new name. With
-    /// [`Site::NameFence`]: who reads a byte of it sees the odd count.
+    /// The fence between the odd rename count and the first byte of a new name; likewise once
+    /// a note or a session record is withdrawn. With [`Site::NameFence`]: who reads a byte of
+    /// what is new sees that the old was withdrawn.
     RenameFence,
-    /// The fence between a name's bytes and the second reading of the rename count.
+    /// The fence between a name's bytes and the second reading of the rename count; likewise for
+    /// a note and its token, and for a session record and its state.
     NameFence,
     /// Publishing a note under its token, and withdrawing the one before.
     Note,

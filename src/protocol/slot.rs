@@ -25,7 +25,7 @@ pub struct Slot {
     pub(super) since_ms: AtomicU64,
     /// What waiters sleep on: counted up at each wake.
     wake: AtomicU32,
-    /// Room for what comes later (handover, permits), zero until then.
+    /// Room for what comes later (permits), zero until then.
     reserved: [AtomicU32; 7],
 }
 
@@ -234,13 +234,10 @@ impl Slot {
     /// `token`, by whoever had that one and supposes that the slot is as its release `left` it.
     /// Neither word is read before the CAS, which decides whether that is so.
     ///
-    /// `token` is of a grant of this slot, or the CAS meets no word of its own. The reading of
-    /// the epoch word before is the one of long ago that `token` is from; the reading after is
-    /// enough to tell a word that has come round since, which takes two epochs. For a word that
-    /// says `Released` or `Kept` has no epoch word that lags: its holder had settled that, or the
-    /// operator who acknowledged it ([`Slot::acknowledge`]), and the CAS acquires what that one saw
-    /// ([`Site::Grant`] with [`Site::Vacate`]). So an epoch word that is still `token`'s, or the
-    /// next where this grant crosses, was it all the time.
+    /// `token` must be of a grant of this slot. Under `Released` and `Kept` the epoch word never
+    /// lags, and the CAS acquires what the releaser saw ([`Site::Grant`] with [`Site::Vacate`]).
+    /// So one reading after the CAS suffices: if it still says `token`'s epoch (or the next,
+    /// where this grant crosses), it said so all along.
     #[inline(always)]
     pub fn take_after(&self, token: u64, left: Left, me: Identity) -> Taken {
         let seen = match left {

@@ -2,7 +2,7 @@
 //!
 //! | PID | session        | reads as                                                    |
 //! |-----|----------------|-------------------------------------------------------------|
-//! | 0   | 0              | `Fresh`: free, never granted under this name                |
+//! | 0   | 0              | `Fresh`: free, not granted since it has its name            |
 //! | 0   | 1              | `Released`: free, the last holder released it               |
 //! | 0   | 2              | `Offered`: the same, but left to the heir for a moment      |
 //! | 0   | other          | `Corrupt`: no rule produces it                              |
@@ -22,7 +22,7 @@
 //! |-----------|------------------------------------------------------------------------|
 //! | `Idle`    | nobody sleeps                                                          |
 //! | `Asleep`  | someone may sleep: whoever frees the slot wakes one, who is the heir   |
-//! | `Heir`    | others may sleep, but one is awake and stands for all: wake nobody     |
+//! | `Heir`    | others may sleep, but one is awake and stands for all: no need to wake |
 //! | other     | no rule produces it; read as `Heir`, which every sleeper outlives      |
 
 use super::sync::GENERATION_BITS;
@@ -109,7 +109,7 @@ impl Identity {
 /// How a slot came to be free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vacancy {
-    /// Never granted under its name.
+    /// Not granted since it has its name.
     Fresh,
     /// The last holder released it.
     Released,
