@@ -35,6 +35,7 @@ fn child_role() {
         ("sharer", sharer),
         ("inheritor", inheritor),
         ("breeder", breeder),
+        ("beginner", beginner),
     ]);
 }
 
@@ -521,6 +522,55 @@ fn a_child_forked_during_an_opening_inherits_no_session() {
     breeder.say(scratch.table().display());
     assert_eq!(breeder.hear(), "all opened");
     breeder.say("done");
+}
+
+/// Opens its first table while another thread forks; says how that child's opening went.
+fn beginner(boss: &mut Boss) {
+    let path = boss.hear();
+    let spins: u32 = boss.hear().parse().expect("a number");
+    let go = AtomicBool::new(false);
+    let (opened, ended) = thread::scope(|scope| {
+        let forking = scope.spawn(|| {
+            while !go.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            let Some(child) = sys::fork() else {
+                // Its end, should it hang.
+                nix::unistd::alarm::set(20);
+                let opened = LockTable::open(&path);
+                sys::leave(i32::from(opened.is_err()));
+            };
+            let child = nix::unistd::Pid::from_raw(child.cast_signed());
+            nix::sys::wait::waitpid(child, None).expect("our child")
+        });
+        go.store(true, Ordering::Release);
+        (0..spins).for_each(|_| std::hint::spin_loop());
+        let opened = LockTable::open(&path).map(drop);
+        (opened, forking.join().expect("the forking thread"))
+    });
+    boss.say(format!("{opened:?} {ended:?}"));
+    boss.hear();
+}
+
+/// A child that was forked while its process opened its first table once found what is set up
+/// only then half set up, and waited for that for ever.
+#[test]
+fn a_child_forked_during_its_processs_first_opening_opens_the_table_too() {
+    let _watchdog =
+        watchdog("a_child_forked_during_its_processs_first_opening_opens_the_table_too");
+    let scratch = Scratch::with(on_death());
+    for trial in 0..150 {
+        let mut beginner = Child::start("beginner");
+        beginner.say(scratch.table().display());
+        // A fork takes about as long.
+        beginner.say(trial % 30 * 150);
+        let said = beginner.hear();
+        assert!(
+            said.starts_with("Ok(()) Exited(") && said.ends_with(", 0)"),
+            "{said}"
+        );
+        beginner.say("done");
+    }
 }
 
 /// `caslock run` counts on the witness: without it the command could run on unlocked.

@@ -11,7 +11,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -218,9 +219,7 @@ pub(crate) struct ForkHold {
 
 /// Makes forks of this process wait, and other holders, too.
 pub(crate) fn hold_forks() -> ForkHold {
-    // Without the handlers a fork may fall in between: a byte held too long, and nothing
-    // worse.
-    let _ = handlers_installed();
+    // Where the C library had no memory for the handlers, a fork may fall in between.
     ForkHold {
         _held: FORKS.hold(),
     }
@@ -303,20 +302,33 @@ impl Gates {
     }
 }
 
-/// Installs the handlers once in a process; children inherit them.
-fn handlers_installed() -> io::Result<()> {
-    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
-    let install = || {
+/// What the C library answered to the handlers; at first, that it has not been asked.
+static INSTALLED: AtomicI32 = AtomicI32::new(libc::EAGAIN);
+
+/// Installs the handlers when the library is loaded, and so for its children, too.
+///
+/// When a table is first opened would be too late. A fork by another thread that has begun by
+/// then runs none of them, and may fall amid that opening: its child would wait for ever for
+/// what the one thread that it does not have was about to finish.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = {
+    extern "C" fn install() {
         // SAFETY:
-        // - the handlers are functions of this library, there as long as the process is.
-        match unsafe { pthread_atfork(Some(before), Some(after), Some(after_in_child)) } {
-            0 => Ok(()),
-            error => Err(error),
-        }
-    };
-    INSTALLED
-        .get_or_init(install)
-        .map_err(io::Error::from_raw_os_error)
+        // - the handlers are functions of this library, there as long as the process is, or
+        //   until the C library itself forgets them as it unloads this.
+        let error = unsafe { pthread_atfork(Some(before), Some(after), Some(after_in_child)) };
+        // Relaxed: before there is anybody to tell.
+        INSTALLED.store(error, Ordering::Relaxed);
+    }
+    install
+};
+
+fn handlers_installed() -> io::Result<()> {
+    match INSTALLED.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 unsafe extern "C" fn before() {
