@@ -17,7 +17,7 @@ use crate::holder::{FencingToken, escape_bytes};
 use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
-use crate::os::descriptor::{FileId, Kept};
+use crate::os::descriptor::{FileId, Kept, put_offset_out_of_reach};
 use crate::os::fork::{ForkHold, Gate, GatePage};
 use crate::os::signals::{self, SignalMask};
 use crate::os::{clock, futex, process, scheduling};
@@ -145,7 +145,9 @@ impl Session {
         }
         let witness = match share_witness {
             true => {
-                Some(Kept::new(file.into_fd()).map_err(io_error(&path, "keeping the witness"))?)
+                let fd = file.into_fd();
+                put_offset_out_of_reach(&fd);
+                Some(Kept::new(fd).map_err(io_error(&path, "keeping the witness"))?)
             }
             false => {
                 drop(file);

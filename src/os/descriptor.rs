@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, seek};
 
 /// Which file: a device and an inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,25 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
         return Ok(fd);
     }
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, FIRST)?)
+}
+
+/// Moves the offset of an open file description to the largest that its filesystem has, where a
+/// write fails and a read finds nothing: programs that inherit a descriptor may take it for one
+/// of their own, and log into it.
+pub(crate) fn put_offset_out_of_reach(fd: impl AsFd) {
+    let is_taken = |offset| seek(&fd, SeekFrom::Start(offset)).is_ok();
+    let (mut taken, mut refused) = (0, i64::MAX as u64);
+    if is_taken(refused) {
+        return;
+    }
+    // No call tells which is the largest. The last that was taken is where the offset stays.
+    while refused - taken > 1 {
+        let offset = taken.midpoint(refused);
+        match is_taken(offset) {
+            true => taken = offset,
+            false => refused = offset,
+        }
+    }
 }
 
 fn same_file(fd: OwnedFd, id: FileId) -> io::Result<OwnedFd> {
@@ -249,5 +268,20 @@ mod tests {
         assert!(reopen(&path, id, OFlags::RDONLY).is_err());
         let through_proc = reopen_through_proc(file.as_fd(), id, OFlags::RDWR).unwrap();
         assert_eq!(Status::of(through_proc).unwrap().id, id);
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_offset_is_out_of_reach() {
+        use std::io::{Read, Write};
+        // One filesystem takes any offset, another has a largest.
+        for dir in [Path::new("/dev/shm"), Path::new(env!("CARGO_MANIFEST_DIR"))] {
+            let mut file = tempfile::tempfile_in(dir).unwrap();
+            file.write_all(b"table").unwrap();
+            let inherited = file.try_clone().unwrap();
+            put_offset_out_of_reach(&inherited);
+            assert!(file.write_all(b"a log line").is_err());
+            assert!(matches!(file.read(&mut [0]), Ok(0) | Err(_)));
+            assert_eq!(Status::of(&file).unwrap().bytes, 5);
+        }
     }
 }

@@ -14,6 +14,11 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::sys::signal::SigSet;
 
+/// The least number under which a command finds the witness. Scripts use those below 10 by
+/// themselves, to log to one that may or may not be open, and shells save others right above.
+/// From 64 on a process needs a larger table of descriptors.
+const FIRST_WITNESS: c_int = 50;
+
 /// What a child needs to be told before it becomes the command.
 pub(crate) struct ChildSetup {
     /// The signal mask that this process was started with.
@@ -111,7 +116,7 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
     // SAFETY: `start` gave the address of its own `Start`, which it keeps until this is
     // over, and writes nothing there meanwhile.
     let start = unsafe { &*start.cast::<Start>() };
-    // SAFETY: prctl with these arguments, getppid, _exit, fcntl with F_SETFD, and signal
+    // SAFETY: prctl with these arguments, getppid, _exit, fcntl with these commands, and signal
     // with the two dispositions that are no handlers, touch no memory of ours; execvpe
     // reads the two lists, which end with a null pointer, and the strings, which `start`
     // borrows for as long.
@@ -124,6 +129,8 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
             libc::_exit(128 + libc::SIGKILL);
         }
         if let Some(witness) = start.setup.witness
+            && libc::fcntl(witness, libc::F_DUPFD, FIRST_WITNESS) == -1
+            // Where so many are not allowed, under the number that it has.
             && libc::fcntl(witness, libc::F_SETFD, 0) != 0
         {
             return fail(start);

@@ -163,10 +163,35 @@ fn of_the_wrappers_descriptors_only_the_witness_is_inherited() {
             .parse()
             .expect("a number");
         if number > 2 && fs::read_link(ours).ok().as_ref() != Some(&link) {
+            // Not one that scripts use by its number.
+            assert!(number >= 50, "{number}");
             extra.push(link);
         }
     }
     assert_eq!(extra, [sandbox.table()]);
+}
+
+/// "Log to 3 if that is open" is what some scripts do.
+#[test]
+fn a_command_that_writes_to_what_it_inherits_does_not_write_into_the_table() {
+    let sandbox = Sandbox::new();
+    let write = r#"tried=no
+        for fd in $(ls /proc/$$/fd); do
+            file=$(readlink /proc/$$/fd/$fd)
+            [ "$file" = "$CASLOCK_TABLE" ] && tried=yes
+            [ "$fd" -gt 2 ] && ( echo line >&"$fd" ) 2>/dev/null && echo "wrote to $file"
+        done
+        echo "tried: $tried""#;
+    // Where so many descriptors are not allowed, it has a smaller number.
+    for limit in ["", "ulimit -n 20;"] {
+        let script = format!("{limit} exec \"$0\" run job sh -c \"$1\"");
+        let mut command = sandbox.command("sh");
+        command.args(["-c", &script, CASLOCK, write]);
+        let outcome = sandbox.start(command).finish();
+        assert!(outcome.stdout.contains("tried: yes"), "{outcome:?}");
+        assert!(!outcome.stdout.contains(".table"), "{outcome:?}");
+        assert_eq!(sandbox.slot("job")["state"], "free");
+    }
 }
 
 #[test]
