@@ -1,6 +1,7 @@
 //! One thread waiting for one slot: when it spins, sleeps and gives up, and whom it asks
 //! whether the holder still lives.
 
+use std::mem;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
@@ -158,6 +159,8 @@ pub(crate) struct Blocking<'a> {
     ask_ns: u64,
     /// When the holder was first seen to have begun to die; 0: it was not.
     dying_ns: u64,
+    /// The holder, and its certificate's value, of which the next sleeper was told.
+    told: Option<(Identity, u32)>,
     /// Since when this holder has been waited for without a certificate.
     blind: Option<(Identity, u64)>,
     rest: Option<Rest>,
@@ -233,6 +236,7 @@ impl<'a> Blocking<'a> {
             heir: Heir::NEW,
             ask_ns: 0,
             dying_ns: 0,
+            told: None,
             blind: None,
             rest: None,
             shown: Shown::NotYet,
@@ -302,6 +306,8 @@ impl<'a> Blocking<'a> {
         }
         match self.patience {
             Patience::None => true,
+            // The last look: who tries for short times again and again has no other.
+            Patience::Until(deadline_ns) if now_ns >= deadline_ns => true,
             _ if first => !intact,
             _ => due || !intact,
         }
@@ -489,7 +495,7 @@ impl<'a> Blocking<'a> {
     }
 
     /// Naps behind the holder in `held`, awake for all others; false if it may be dying.
-    fn nap_behind(&self, held: OwnerWord, until_ns: u64) -> bool {
+    fn nap_behind(&mut self, held: OwnerWord, until_ns: u64) -> bool {
         let Owner::Held(holder) = held.owner() else {
             return false;
         };
@@ -505,7 +511,7 @@ impl<'a> Blocking<'a> {
             // Mostly a signal.
             Ended::Again => certificate.load(Ordering::Relaxed) == value,
             Ended::Wake | Ended::Certificate => {
-                pass_on_notice(certificate);
+                self.pass_on_notice(holder, certificate);
                 false
             }
         }
@@ -596,9 +602,26 @@ impl<'a> Blocking<'a> {
         let until_ns = self.nap_until(now_ns, nap_ns);
         let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
         if ended == Ended::Certificate {
-            pass_on_notice(certificate);
+            self.pass_on_notice(holder, certificate);
         }
         ended
+    }
+
+    /// Wakes one more sleeper on a holder's certificate: the kernel wakes only one, and others
+    /// wait there, for this slot or for others of the same session.
+    ///
+    /// Once: who is woken sleeps there again for as long as the holder is not proven dead, and
+    /// so do those whom it told. They would wake each other all the time.
+    fn pass_on_notice(&mut self, holder: Identity, certificate: &AtomicU32) {
+        if self.is_news(holder, certificate.load(Ordering::Relaxed)) {
+            futex::wake(certificate, 1);
+        }
+    }
+
+    /// Whether the next was not told yet of this certificate's value, which it now is.
+    fn is_news(&mut self, holder: Identity, value: u32) -> bool {
+        let news = Some((holder, value));
+        mem::replace(&mut self.told, news) != news
     }
 
     /// Describes the holder in `held`, or whoever has followed it meanwhile.
@@ -632,12 +655,6 @@ fn pause(shift: u32) {
     for _ in 0..1_u32 << shift {
         std::hint::spin_loop();
     }
-}
-
-/// Wakes one more sleeper on a holder's certificate: the kernel wakes only one, and others wait
-/// there, for this slot or for others of the same session.
-fn pass_on_notice(certificate: &AtomicU32) {
-    futex::wake(certificate, 1);
 }
 
 /// Pauses by the clock, where it matters how long that takes: a turn of the processor's own takes
@@ -1069,7 +1086,7 @@ mod tests {
             // How often somebody has to be woken until two have stopped napping.
             let wakes = || {
                 let nap = || {
-                    let heir = Blocking::new(session, heir.place, Patience::Endless);
+                    let mut heir = Blocking::new(session, heir.place, Patience::Endless);
                     assert!(!heir.nap_behind(held, until_ns));
                 };
                 std::thread::scope(|scope| {
@@ -1113,9 +1130,35 @@ mod tests {
     }
 
     #[test]
+    fn who_is_woken_again_behind_one_who_does_not_get_dead_tells_nobody_again() {
+        with_blocking(Patience::Endless, |mut waiter| {
+            let (holder, other) = (Identity::new(7, 2), Identity::new(8, 3));
+            let marked = 7 | libc::FUTEX_OWNER_DIED;
+            let looks = [(holder, 7), (holder, 7), (holder, marked), (holder, marked)];
+            let looks = looks.map(|(holder, value)| waiter.is_news(holder, value));
+            assert_eq!(looks, [true, false, true, false]);
+            assert!(waiter.is_news(other, marked) && !waiter.is_news(other, marked));
+        });
+    }
+
+    #[test]
+    fn the_last_look_of_a_short_wait_asks_whether_the_holder_is_dead() {
+        let patience = Patience::Until(5_000_000);
+        with_blocking(patience, |mut waiter| {
+            let holder = Identity::new(7, 2);
+            let certificate = waiter.certificate(holder).unwrap();
+            // As in a file that was put back: nobody is there to mark it.
+            certificate.store(7, Ordering::Relaxed);
+            let asks = [1, 4_999_999, 5_000_000, 5_000_001];
+            let asks = asks.map(|now_ns| waiter.should_ask(holder, now_ns));
+            assert_eq!(asks, [false, false, true, true]);
+        });
+    }
+
+    #[test]
     fn a_nap_that_a_signal_ends_says_nothing_of_the_holder() {
         let _watchdog = Watchdog::start();
-        with_blocking(Patience::Endless, |heir| {
+        with_blocking(Patience::Endless, |mut heir| {
             let held = words(0)[0];
             let certificate = heir.certificate(Identity::new(7, 2)).unwrap();
             certificate.store(7, Ordering::Relaxed);

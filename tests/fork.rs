@@ -34,6 +34,7 @@ fn child_role() {
         ("closer", closer),
         ("sharer", sharer),
         ("inheritor", inheritor),
+        ("crowd", crowd),
         ("breeder", breeder),
         ("beginner", beginner),
     ]);
@@ -474,6 +475,58 @@ fn a_child_with_the_witness_keeps_the_session_alive() {
     });
     assert_eq!(waited.departed, (parent.pid(), held.token));
     wait_until(|| matches!(state(child), None | Some('Z' | 'X')));
+}
+
+/// Waits for "job" with many threads.
+fn crowd(boss: &mut Boss) {
+    let table = LockTable::open(boss.hear()).expect("the table opens");
+    for _ in 0..16 {
+        let lock = table.lock("job").expect("a lock");
+        thread::spawn(move || drop(lock.acquire()));
+    }
+    boss.say("waiting");
+    boss.hear();
+}
+
+/// How often the threads of a process have gone to sleep.
+fn sleeps(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let sleeps_of = |task: io::Result<fs::DirEntry>| {
+        let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line?.trim().parse::<u64>().ok()
+    };
+    tasks.filter_map(sleeps_of).sum()
+}
+
+/// The kernel wakes one of those who wait for a death, and each wakes the next: once. They
+/// went on with it in a ring for as long as the dead one's child kept its witness.
+#[test]
+fn many_who_wait_for_one_that_is_dead_but_for_its_witness_let_each_other_sleep() {
+    let _watchdog =
+        watchdog("many_who_wait_for_one_that_is_dead_but_for_its_witness_let_each_other_sleep");
+    let scratch = Scratch::with(on_death());
+    let mut parent = Child::start("sharer");
+    parent.open(&scratch.table());
+    parent.acquire("job");
+    parent.hear();
+    let mut crowd = Child::start("crowd");
+    crowd.say(scratch.table().display());
+    assert_eq!(crowd.hear(), "waiting");
+    let waiters = || scratch.open().inspect().expect("a snapshot");
+    wait_until(|| waiters().slot("job").is_some_and(|slot| slot.waiters == 16));
+    // Until all of them are prepared for the death.
+    thread::sleep(Duration::from_millis(100));
+    parent.kill_and_reap();
+    // They look for the end of the witness, less and less often.
+    thread::sleep(Duration::from_secs(3));
+    let before = sleeps(crowd.pid());
+    thread::sleep(Duration::from_secs(1));
+    let slept = sleeps(crowd.pid()) - before;
+    assert!(slept < 2_000, "{slept} times");
+    crowd.say("done");
+    parent.hang_up();
 }
 
 /// Opens and closes a table again and again while another thread forks children that stay.
