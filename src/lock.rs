@@ -222,7 +222,8 @@ impl Lock {
     /// attempts of this process.
     ///
     /// A lock that was left to the next of those who wait for it is left to that one for up to
-    /// 0.2 ms before this takes it.
+    /// 0.2 ms before this takes it. And where the lock's name has to be made anew, because its
+    /// slot was needed for another, this waits up to 20 ms for whoever else is making a name.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -420,6 +421,11 @@ impl Lock {
             match outcome {
                 Ok(grant) => {
                     if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
+                        // A slot that is found vacant is taken without a look at that.
+                        if let Some(why) = self.session.closed() {
+                            undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
+                            return Err(why.into());
+                        }
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
                         if !grant.from().is_kept_by(self.session.identity) {
@@ -569,15 +575,8 @@ fn create(
     key: &Key,
     patience: Patience,
 ) -> Result<Resolved, LockError> {
-    /// How long somebody else may take to create a name: it takes a microsecond, so a
-    /// holder that needs longer is stopped, and only its death or a SIGCONT helps.
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let most = clock::now_ns().saturating_add(nanos(PATIENCE));
-    let until = match patience {
-        Patience::Until(deadline_ns) => deadline_ns.min(most),
-        Patience::None | Patience::Endless => most,
-    };
-    let naming = Naming::lock(session, Patience::Until(until)).map_err(|stop| match stop {
+    let until_ns = naming_deadline_ns(patience, clock::now_ns());
+    let naming = Naming::lock(session, Patience::Until(until_ns)).map_err(|stop| match stop {
         Stop::Refused(holder) => LockError::NamingStuck {
             name: escape_bytes(name.as_bytes()),
             holder,
@@ -598,6 +597,21 @@ fn create(
         name: escape_bytes(name.as_bytes()),
         slots: session.view.geometry.slots,
     })
+}
+
+/// Until when to wait for the naming lock.
+fn naming_deadline_ns(patience: Patience, now_ns: u64) -> u64 {
+    /// How long somebody else may take to create a name: it takes a microsecond, so a
+    /// holder that needs longer is stopped, and only its death or a SIGCONT helps.
+    const STOPPED: Duration = Duration::from_secs(10);
+    /// The same for an attempt that is not to wait: some slices of a processor's time.
+    const AWAY: Duration = Duration::from_millis(20);
+    let after = |patience| now_ns.saturating_add(nanos(patience));
+    match patience {
+        Patience::Until(deadline_ns) => deadline_ns.min(after(STOPPED)),
+        Patience::None => after(AWAY),
+        Patience::Endless => after(STOPPED),
+    }
 }
 
 /// The naming lock, held.
@@ -658,6 +672,15 @@ mod tests {
         });
         assert_eq!(session.record().waiting().count(), 0);
         has_slept
+    }
+
+    #[test]
+    fn for_the_naming_lock_one_waits_no_longer_than_it_takes_and_an_attempt_hardly() {
+        let until_ms = |patience| naming_deadline_ns(patience, 7_000_000) / 1_000_000;
+        assert_eq!(until_ms(Patience::Until(9_000_000)), 9);
+        assert_eq!(until_ms(Patience::Until(u64::MAX)), 10_007);
+        assert_eq!(until_ms(Patience::Endless), 10_007);
+        assert_eq!(until_ms(Patience::None), 27);
     }
 
     #[test]

@@ -675,6 +675,9 @@ fn a_table_that_was_replaced_under_load_grants_no_more() {
         let blocked = table.lock("blocked").expect("a lock");
         let guard = blocked.acquire().expect("a grant");
         assert_eq!(loopers[3].hear(), "looping");
+        // One waits here as well, and finds the lock vacant in the end.
+        let waiting = table.lock("blocked").expect("a lock");
+        let waiter = thread::spawn(move || waiting.acquire().map(drop));
         replace(&scratch);
         for looper in &mut loopers {
             assert_eq!(looper.hear(), "TableReplaced", "{way}");
@@ -690,6 +693,11 @@ fn a_table_that_was_replaced_under_load_grants_no_more() {
         );
         assert!(guard.is_held());
         guard.release().expect("held to the end");
+        let refused = waiter.join().expect("no panic");
+        assert!(
+            matches!(refused, Err(AcquireError::TableReplaced(_))),
+            "{way}: {refused:?}"
+        );
         // The path leads to another table now, for whoever opens it.
         let new = LockTable::open(&path).expect("the new table");
         assert_ne!(new.inspect().expect("a snapshot").table.id, old_id, "{way}");
