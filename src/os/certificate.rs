@@ -6,9 +6,13 @@
 //! where a word holds the thread's id it puts `FUTEX_OWNER_DIED`, and wakes one sleeper
 //! if `FUTEX_WAITERS` is set.
 //!
-//! The list here has one entry, in private memory: the kernel finds the word at a fixed
-//! distance from the entry, and that distance can reach the shared page. So nothing in
-//! the table holds a pointer.
+//! The list here has one entry, in memory of this process: the kernel finds the word at a fixed
+//! distance from the entry, and that distance can reach the shared page. So nothing in the
+//! table holds a pointer.
+//!
+//! It is memory that could be shared, though nobody shares it: private memory of a killed
+//! process may be taken away before its threads have ended, when memory is short or somebody
+//! asks for it (`process_mrelease(2)`), and the kernel would find no list to walk.
 //!
 //! A mark is a reason to look, never a proof: other threads of the process may still run.
 
@@ -16,6 +20,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::{futex, process};
 use crate::sync::{AtomicU32, Ordering};
@@ -91,20 +97,13 @@ impl<'a> Certificate<'a> {
     ///
     /// # Errors
     ///
-    /// When the system call is filtered. The word is then as it was, and a session can
-    /// do without: its waiters look for its death themselves, every 50 ms at least.
+    /// When a system call is filtered, or there is no memory. The word is then as it was, and a
+    /// session can do without: its waiters look for its death themselves, every 50 ms at least.
     pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
         let replaced = current_list();
-        let ring = Box::into_raw(Box::new(Ring {
-            head: Head {
-                ring: Link { next: ptr::null() },
-                futex_offset: 0,
-                list_op_pending: ptr::null(),
-            },
-            entry: Link { next: ptr::null() },
-        }));
+        let ring = new_ring()?;
         // SAFETY:
-        // - `ring` came from a box just now, and nobody else knows it yet.
+        // - mapped just now, zeroed, which is what null pointers are, and nobody else knows it.
         unsafe {
             let entry = &raw const (*ring).entry;
             (*ring).entry.next = (&raw const (*ring).head).cast();
@@ -116,8 +115,8 @@ impl<'a> Certificate<'a> {
         }
         if let Err(error) = set_list(ring.cast()) {
             // SAFETY:
-            // - the kernel refused the list, so nobody else knows the box.
-            drop(unsafe { Box::from_raw(ring) });
+            // - the kernel refused the list, so nobody else knows the ring.
+            unsafe { drop_ring(ring) };
             return Err(error);
         }
         let tid = process::tid();
@@ -156,7 +155,7 @@ impl Drop for Certificate<'_> {
         }
         // SAFETY:
         // - the kernel has forgotten the ring, and only `self` knows it besides.
-        drop(unsafe { Box::from_raw(self.ring) });
+        unsafe { drop_ring(self.ring) };
         // Relaxed: as in `register`. Compared, because another thread of this process may
         // have put its own id there: a session passes from one keeper to the next.
         let (mine, order) = (self.tid | WAITERS, Ordering::Relaxed);
@@ -164,6 +163,29 @@ impl Drop for Certificate<'_> {
             futex::wake(self.word, u32::MAX);
         }
     }
+}
+
+/// A page for a ring: zeroed, and not there in children.
+fn new_ring() -> io::Result<*mut Ring> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    let bytes = mem::size_of::<Ring>();
+    // SAFETY:
+    // - a new mapping at an address of the kernel's choice disturbs nothing.
+    let page = unsafe { mmap_anonymous(ptr::null_mut(), bytes, protection, MapFlags::SHARED)? };
+    // SAFETY:
+    // - that children do not have the range matters to nobody: only this thread uses it.
+    // A child that has it all the same keeps a page that it does not need.
+    let _ = unsafe { madvise(page, bytes, Advice::LinuxDontFork) };
+    Ok(page.cast())
+}
+
+/// # Safety
+///
+/// `ring` is [`new_ring`]'s, and used no more.
+unsafe fn drop_ring(ring: *mut Ring) {
+    // SAFETY:
+    // - the caller's promise; it fails only for an impossible range.
+    let _ = unsafe { munmap(ring.cast(), mem::size_of::<Ring>()) };
 }
 
 /// The calling thread's list, null if it has none or the call is filtered.
@@ -247,6 +269,56 @@ mod tests {
         });
         let value = outlive(&page, || child.kill());
         assert!(is_marked(value) && !is_intact(value), "{value:#x}");
+    }
+
+    /// What the kernel does itself to a process that it kills for want of memory.
+    #[test]
+    fn a_process_whose_memory_is_taken_before_it_has_ended_has_its_certificate_marked() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            forever()
+        });
+        let value = wait_until_nonzero(page.word(CERTIFICATE));
+        let Some(taken) = kill_and_take_memory(child.pid().cast_signed()) else {
+            eprintln!("skipped: this kernel takes no memory from the dying, or allows no tracing");
+            return;
+        };
+        taken.unwrap();
+        drop(child);
+        let value = page.word(CERTIFICATE).load(Ordering::Acquire) ^ value;
+        assert!(is_marked(value), "{value:#x}");
+    }
+
+    /// Kills a process, stops it before it has looked at its robust list, and has the kernel
+    /// take its private memory away; `None` where that cannot be done at all.
+    fn kill_and_take_memory(pid: i32) -> Option<io::Result<()>> {
+        let answer = |answer: libc::c_long| match answer {
+            -1 => Err(io::Error::last_os_error()),
+            other => Ok(other),
+        };
+        let nothing = ptr::null_mut::<libc::c_void>();
+        let options = libc::PTRACE_O_TRACEEXIT as *mut libc::c_void;
+        // SAFETY:
+        // - calls with numbers and null pointers, about a child of this test's.
+        unsafe {
+            let pidfd = answer(libc::syscall(libc::SYS_pidfd_open, pid, 0)).ok()?;
+            answer(libc::ptrace(libc::PTRACE_SEIZE, pid, nothing, options)).ok()?;
+            libc::kill(pid, libc::SIGKILL);
+            let mut status = 0;
+            libc::waitpid(pid, &raw mut status, libc::__WALL);
+            if status >> 8 != libc::SIGTRAP | (libc::PTRACE_EVENT_EXIT << 8) {
+                return None;
+            }
+            let taken = answer(libc::syscall(libc::SYS_process_mrelease, pidfd, 0));
+            libc::close(pidfd as libc::c_int);
+            libc::ptrace(libc::PTRACE_CONT, pid, nothing, nothing);
+            match taken {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => None,
+                taken => Some(taken.map(drop)),
+            }
+        }
     }
 
     #[test]
