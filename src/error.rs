@@ -371,6 +371,9 @@ pub enum ForceReleaseError {
     /// The process was forked after the table was opened.
     #[error(transparent)]
     Forked(#[from] Forked),
+    /// The file that was inspected is no longer the one at its path.
+    #[error(transparent)]
+    TableReplaced(#[from] TableReplaced),
     /// The table could not be opened for writing.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{ForceReleaseError, InspectError, OpenError};
+use crate::error::{ForceReleaseError, InspectError, OpenError, TableReplaced};
 use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, escape_bytes};
 use crate::layout;
 use crate::mapping::{Access, TableFile};
@@ -247,6 +247,11 @@ impl Inspector {
         self.not_forked()
             .map_err(|InspectError::Forked(forked)| forked)?;
         let writer = Self::open_for(&self.view.path, Access::ReadWrite)?;
+        // Tokens of another table may be the same numbers.
+        if writer.view.probe.id() != self.view.probe.id() {
+            let path = self.view.path.clone();
+            return Err(TableReplaced { path }.into());
+        }
         force_release(&writer.view, name.as_ref(), token.into())
     }
 

@@ -502,6 +502,28 @@ fn a_dead_holders_lock_can_be_forced_and_its_news_acknowledged() {
     assert!(!previous.is_abandoned(), "{previous:?}");
 }
 
+/// Tokens of a new table begin low, so that one which was shown may be another's there.
+#[test]
+fn what_was_shown_of_a_table_is_not_forced_in_the_one_that_took_its_place() {
+    let _watchdog =
+        watchdog("what_was_shown_of_a_table_is_not_forced_in_the_one_that_took_its_place");
+    let scratch = Scratch::with(on_death());
+    let mut old = Child::puppet(&scratch.table());
+    let shown = old.acquire("job");
+    let inspector = Inspector::open(scratch.table()).expect("the table opens");
+    fs::remove_file(scratch.table()).expect("unlinked");
+    on_death().create(scratch.table()).expect("a new table");
+    let mut new = Child::puppet(&scratch.table());
+    assert_eq!(new.acquire("job").token, shown.token);
+    let refused = inspector.force_release("job", shown.token);
+    assert!(
+        matches!(refused, Err(ForceReleaseError::TableReplaced(_))),
+        "{refused:?}"
+    );
+    assert_eq!(new.release("job"), "released");
+    assert_eq!(old.release("job"), "released");
+}
+
 /// Row 22: of an owner's release and an operator's force, exactly one takes effect.
 #[test]
 fn a_release_and_a_force_cannot_both_win() {
