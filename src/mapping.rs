@@ -1328,12 +1328,16 @@ mod tests {
             drop(file);
             // Not reaped by a drop: it outlives its parent.
             std::mem::forget(Child::fork(|| {
+                Child::outlive_parent();
                 page.word(0)
                     .store(crate::os::process::pid(), Ordering::Release);
-                while page.word(1).load(Ordering::Acquire) == 0 {
+                // Longer than the watchdog lets the test run, but not for ever.
+                let asked = (0..100_000).find(|_| {
                     thread::sleep(Duration::from_millis(1));
-                }
-                page.word(2).store(1, Ordering::Release);
+                    page.word(1).load(Ordering::Acquire) != 0
+                });
+                page.word(2)
+                    .store(1 + u32::from(asked.is_none()), Ordering::Release);
             }));
             thread::sleep(Duration::from_secs(1000));
         });
@@ -1348,6 +1352,7 @@ mod tests {
         while page.word(2).load(Ordering::Acquire) == 0 {
             thread::sleep(Duration::from_millis(1));
         }
+        assert_eq!(page.word(2).load(Ordering::Acquire), 1);
     }
 
     #[test]

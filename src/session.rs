@@ -471,14 +471,10 @@ impl Shared {
         signals::block_all();
         let record = self.record();
         let certificate = Certificate::register(record.certificate());
-        if let Err(error) = &certificate {
-            // Waiters then look for a death themselves, every 50 ms at least.
-            tracing::debug!(%error, "no certificate");
-        }
-        if let Err(error) = scheduling::yield_to_the_woken() {
-            // A waiter may then have to wait until this thread has torn its process down.
-            tracing::debug!(%error, "the keeper keeps the usual slice");
-        }
+        // Without, waiters look for a death themselves, every 50 ms at least. And where the
+        // keeper has the usual slice, one may have to wait until it has torn its process down.
+        // Neither is logged: a subscriber is the application's code.
+        let _ = scheduling::yield_to_the_woken();
         let period = nanos(self.view.geometry.beat());
         let mut due = clock::now_ns();
         loop {
@@ -518,7 +514,7 @@ impl Shared {
         {
             self.gate.close();
             let table = self.view.path.clone();
-            self.aside(move || {
+            let _ = self.aside(move || {
                 tracing::error!(table = %table.display(), "lock table unlinked or replaced; no further grants");
             });
         }
@@ -528,34 +524,41 @@ impl Shared {
             .lock()
             .extract_if(.., is_lost)
             .collect::<Vec<_>>();
-        for LostCall {
-            slot,
-            grant,
-            name,
-            call,
-        } in calls
-        {
-            let lost = self.lost(slot, FencingToken(grant.token()), &name);
-            self.aside(move || {
+        calls.into_iter().for_each(|call| self.tell(call));
+    }
+
+    /// Has a thread call what was to be called; later, if there is no thread to be had.
+    fn tell(&self, call: LostCall) {
+        let lost = self.lost(call.slot, FencingToken(call.grant.token()), &call.name);
+        let left_here = Arc::new(Mutex::new(Some(call)));
+        let taken_along = Arc::clone(&left_here);
+        let begun = self.aside(move || {
+            let call = taken_along.lock().take();
+            if let Some(LostCall { call, .. }) = call {
                 tracing::warn!(%lost, "grant lost");
                 call(lost);
-            });
+            }
+        });
+        if begun.is_err() {
+            let untold = left_here.lock().take();
+            self.lost_calls.lock().extend(untold);
         }
     }
 
     /// Runs the application's code on a thread of its own: whatever it does, panicking,
     /// forking or taking its time, the heart goes on beating.
-    fn aside(&self, code: impl FnOnce() + Send + 'static) {
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread to be had; the code has been dropped.
+    fn aside(&self, code: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mask = self.creator_mask;
-        let thread = thread::Builder::new()
-            .name("caslock-notice".into())
-            .spawn(move || {
-                mask.apply();
-                code();
-            });
-        if let Err(error) = thread {
-            tracing::error!(%error, "no thread to tell of a lost grant");
-        }
+        let run = move || {
+            mask.apply();
+            code();
+        };
+        let thread = thread::Builder::new().name("caslock-notice".into());
+        thread.spawn(run).map(drop)
     }
 
     /// Whether a guard was forgotten.
@@ -572,4 +575,84 @@ impl Shared {
 
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Child, Watchdog, deny};
+    use crate::table::LockTable;
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    fn open() -> (tempfile::TempDir, LockTable) {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        (dir, table)
+    }
+
+    #[test]
+    fn where_no_thread_is_to_be_had_a_loss_is_told_later() {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            let (_dir, table) = open();
+            let lock = table.lock("job").unwrap();
+            let guard = lock.acquire().unwrap();
+            guard.on_lost(|_| unreachable!("there is no thread for it"));
+            let session = lock.session();
+            let take = || session.lost_calls.lock().pop();
+            let call = take().unwrap();
+            for call in [libc::SYS_clone, libc::SYS_clone3] {
+                deny(call, libc::EAGAIN);
+            }
+            session.tell(call);
+            assert!(take().is_some_and(|call| &*call.name == "job"));
+        })
+        .join();
+    }
+
+    /// A log that fails on the keeper's thread.
+    struct Failing;
+
+    impl Subscriber for Failing {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            assert_ne!(thread::current().name(), Some("caslock-keeper"));
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, _: &Event<'_>) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_keeper_beats_on_whatever_the_kernel_refuses_it_and_runs_nobodys_log() {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            tracing::subscriber::set_global_default(Failing).unwrap();
+            for call in [
+                libc::SYS_set_robust_list,
+                libc::SYS_sched_getattr,
+                libc::SYS_sched_setattr,
+            ] {
+                deny(call, libc::EPERM);
+            }
+            let (_dir, table) = open();
+            let lock = table.lock("job").unwrap();
+            let record = lock.session().record();
+            let beat_ms = || record.view().map_or(0, |view| view.beat_ms);
+            for _ in 0..2 {
+                let last_ms = beat_ms();
+                while beat_ms() == last_ms {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        })
+        .join();
+    }
 }

@@ -44,6 +44,8 @@ impl Child {
         match unsafe { fork() }.expect("fork") {
             ForkResult::Parent { child } => Self(child),
             ForkResult::Child => {
+                // Should the watchdog end the parent.
+                end_with_parent_by(libc::SIGKILL);
                 let code = if catch_unwind(AssertUnwindSafe(body)).is_ok() {
                     0
                 } else {
@@ -54,6 +56,11 @@ impl Child {
                 unsafe { libc::_exit(code) }
             }
         }
+    }
+
+    /// In a child: to go on when its parent ends.
+    pub(crate) fn outlive_parent() {
+        end_with_parent_by(0);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -101,6 +108,12 @@ impl Drop for Child {
         let _ = kill(self.0, Signal::SIGKILL);
         let _ = waitpid(self.0, None);
     }
+}
+
+fn end_with_parent_by(signal: i32) {
+    // SAFETY:
+    // - changes what happens to this process alone.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
 }
 
 /// A page shared with children forked after it was made.
