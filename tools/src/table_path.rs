@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::exit_code::{ExitCode, Refusal};
+use crate::output::argument;
 
 const FILE: &str = "default.table";
 
@@ -42,9 +43,27 @@ fn resolve(
             .into()
         });
     }
-    let directory = default_directory(env::var_os("XDG_RUNTIME_DIR"), geteuid().as_raw());
+    let directory = users_directory();
     prepare(&directory)?;
     Ok(directory.join(FILE))
+}
+
+/// What `caslock` needs before its verb in a line that somebody is to paste, so that it is
+/// about this table: nothing, or `--table PATH ` with the blank. A path that takes more than
+/// a pair of quotes is left to whoever pastes.
+pub(crate) fn flag(path: &Path) -> String {
+    let goes_without_saying = from_environment().is_none() && path == users_directory().join(FILE);
+    match goes_without_saying {
+        true => String::new(),
+        false => spelt_out(path),
+    }
+}
+
+fn spelt_out(path: &Path) -> String {
+    let quoted = path.to_str().map(argument);
+    // An absolute path is never the word that stands for what cannot be quoted.
+    let quoted = quoted.filter(|quoted| quoted.contains('/'));
+    format!("--table {} ", quoted.as_deref().unwrap_or("PATH"))
 }
 
 /// A variable that is set to nothing is meant as one that is not set. An option that is, is
@@ -53,6 +72,10 @@ fn from_environment() -> Option<PathBuf> {
     env::var_os("CASLOCK_TABLE")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
+}
+
+fn users_directory() -> PathBuf {
+    default_directory(env::var_os("XDG_RUNTIME_DIR"), geteuid().as_raw())
 }
 
 /// A relative XDG_RUNTIME_DIR is to be ignored, says the XDG base directory specification.
@@ -116,6 +139,9 @@ fn refuse(directory: &Path, error: &io::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -128,5 +154,19 @@ mod tests {
         assert_eq!(default_directory(Some("run".into()), 7), shm);
         assert_eq!(default_directory(Some("".into()), 7), shm);
         assert_eq!(default_directory(None, 7), shm);
+    }
+
+    #[test]
+    fn a_line_to_be_pasted_spells_out_the_table_as_a_shell_reads_it() {
+        for (path, flag) in [
+            ("/run/app.table", "--table /run/app.table "),
+            ("/run/my app.table", "--table '/run/my app.table' "),
+            ("/run/o'clock.table", "--table PATH "),
+            ("/run/a\x1b.table", "--table PATH "),
+        ] {
+            assert_eq!(spelt_out(Path::new(path)), flag);
+        }
+        let unreadable = OsStr::from_bytes(b"/run/\xff.table");
+        assert_eq!(spelt_out(Path::new(unreadable)), "--table PATH ");
     }
 }

@@ -8,13 +8,15 @@ use caslock::{Inspector, Liveness, SlotInfo, SlotState, human};
 use crate::cli::Show;
 use crate::exit_code::{ExitCode, Refusal};
 use crate::output::{Out, Paint, SlotJson, argument, printable};
+use crate::table_path;
 
 pub(crate) fn show(path: &Path, args: &Show) -> anyhow::Result<ExitCode> {
     let Some(slot) = Inspector::open(path)?.slot(&args.name)? else {
         let message = format!(
-            "{}: no lock named \"{}\"; `caslock ls` lists them",
+            "{}: no lock named \"{}\"; `caslock {}ls` lists them",
             path.display(),
-            printable(&args.name)
+            printable(&args.name),
+            table_path::flag(path)
         );
         return Err(Refusal::new(ExitCode::Refused, message).into());
     };
@@ -71,8 +73,18 @@ fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
         line(out, "note", Paint::Plain, note)?;
     }
     match slot.state {
-        SlotState::Abandoned => hint(out, "the next holder is told; to acknowledge it now:", slot),
-        SlotState::Corrupt => hint(out, "the slot's owner word is damaged; to free it:", slot),
+        SlotState::Abandoned => hint(
+            out,
+            "the next holder is told; to acknowledge it now:",
+            path,
+            slot,
+        ),
+        SlotState::Corrupt => hint(
+            out,
+            "the slot's owner word is damaged; to free it:",
+            path,
+            slot,
+        ),
         _ => Ok(()),
     }
 }
@@ -83,14 +95,15 @@ fn line(out: &mut Out, label: &str, paint: Paint, value: impl std::fmt::Display)
     out.write_all(b"\n")
 }
 
-fn hint(out: &mut Out, why: &str, slot: &SlotInfo) -> io::Result<()> {
+fn hint(out: &mut Out, why: &str, path: &Path, slot: &SlotInfo) -> io::Result<()> {
     let insist = match slot.state {
         SlotState::Corrupt => " --even-if-alive",
         _ => "",
     };
     writeln!(
         out,
-        "{why}\n  caslock force-release {} --token {}{insist}",
+        "{why}\n  caslock {}force-release {} --token {}{insist}",
+        table_path::flag(path),
         argument(&slot.name),
         slot.token
     )

@@ -1,0 +1,95 @@
+//! The lines that are there to be pasted: they are about the table that was looked at.
+
+mod common;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{CASLOCK, Sandbox};
+
+/// Where `caslock` is made to look: no table is named, and the default one is in here.
+fn elsewhere(sandbox: &Sandbox, mut command: Command) -> Command {
+    let directory = Path::new(CASLOCK).parent().expect("its directory");
+    let others = env::var_os("PATH").unwrap_or_default();
+    let path = [PathBuf::from(directory)]
+        .into_iter()
+        .chain(env::split_paths(&others));
+    command
+        .env_remove("CASLOCK_TABLE")
+        .env("XDG_RUNTIME_DIR", sandbox.path())
+        .env("PATH", env::join_paths(path).expect("a search path"));
+    command
+}
+
+/// The one command line that a text proposes, without what is said around it.
+fn proposed(text: &str) -> &str {
+    let from = text.find("caslock force-release ");
+    let from = from.or_else(|| text.find("caslock --table "));
+    let line = &text[from.unwrap_or_else(|| panic!("nothing to paste: {text}"))..];
+    let number = line.find(" --token ").expect("a token") + " --token ".len();
+    let digits = line[number..].bytes().take_while(u8::is_ascii_digit);
+    &line[..number + digits.count()]
+}
+
+/// Leaves "job" abandoned in the table that these options choose, has it shown by a verb,
+/// pastes what that proposes into a shell that knows of no table, and gives it back.
+fn paste(sandbox: &Sandbox, table: &[&str], verb: &[&str]) -> String {
+    let run = |args: &[&str]| {
+        let args = [table, args].concat();
+        sandbox
+            .start(elsewhere(sandbox, sandbox.caslock(&args)))
+            .finish()
+    };
+    let killed = [
+        "run",
+        "job",
+        "--",
+        "sh",
+        "-c",
+        "kill -9 $PPID; exec sleep 1000",
+    ];
+    run(&killed);
+    let declined = run(&["run", "--on-abandoned", "fail", "job", "--", "true"]);
+    assert_eq!(declined.code(), 121, "{declined:?}");
+    let shown = run(verb).stdout;
+    let line = proposed(&shown).to_owned();
+    let mut shell = sandbox.command("sh");
+    shell.args(["-c", &line]);
+    let pasted = sandbox.start(elsewhere(sandbox, shell)).finish();
+    assert_eq!(pasted.code(), 0, "{line}: {pasted:?}");
+    let after = run(&["show", "job"]).stdout;
+    assert!(after.contains("free"), "{line}: {after}");
+    line
+}
+
+#[test]
+fn what_is_pasted_into_another_terminal_is_about_the_same_table() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.path().join("my own.table");
+    let table = table.to_str().expect("a readable path");
+    let line = paste(&sandbox, &["--table", table], &["show", "job"]);
+    assert!(line.contains(&format!("--table '{table}' ")), "{line}");
+}
+
+#[test]
+fn the_default_table_goes_without_saying() {
+    let sandbox = Sandbox::new();
+    let line = paste(&sandbox, &[], &["show", "job"]);
+    assert!(!line.contains("--table"), "{line}");
+}
+
+#[test]
+fn the_default_table_is_named_where_a_variable_names_another() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.table();
+    let show = ["--table", "caslock/default.table", "show", "other"];
+    let run = ["run", "job", "--", "true"];
+    sandbox
+        .start(elsewhere(&sandbox, sandbox.caslock(&run)))
+        .finish();
+    let mut command = elsewhere(&sandbox, sandbox.caslock(&show));
+    command.env("CASLOCK_TABLE", &table);
+    let shown = sandbox.start(command).finish();
+    assert!(shown.stderr.contains("`caslock --table /"), "{shown:?}");
+}
