@@ -3,11 +3,11 @@
 mod common;
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 
-use common::{Outcome, Sandbox, until};
+use common::{Outcome, Running, Sandbox, until};
 
 /// The line that reports on this, which begins with its verdict.
 fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
@@ -88,6 +88,26 @@ fn a_process_on_a_deleted_file_is_found() {
     assert!(line.starts_with("FAIL "), "{line}");
     let who = format!("process {} ", holder.wrapper.pid());
     assert!(line.contains(&who), "{line}");
+}
+
+/// By the path that it was named by it was not found: the kernel shows another.
+#[test]
+fn a_process_on_a_deleted_file_is_found_by_every_path_to_it() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path().join("real")).expect("a directory");
+    symlink("real", sandbox.path().join("link")).expect("a symbolic link");
+    for table in ["link/a", "link/../real/b", "real/line\nbreak"] {
+        sandbox.ok(&["create", table]);
+        let script = "echo $$; exec sleep 1000";
+        let args = ["--table", table, "run", "job", "--", "sh", "-c", script];
+        let holder = Running::of(sandbox.start(sandbox.caslock(&args)));
+        fs::remove_file(sandbox.path().join(table)).expect("the table goes");
+        sandbox.ok(&["create", table]);
+        let outcome = sandbox.run(&["--table", table, "doctor"]);
+        assert_eq!(outcome.code(), 1, "{outcome:?}");
+        let who = format!("process {} (caslock) ", holder.wrapper.pid());
+        assert!(line(&outcome, "in").contains(&who), "{outcome:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Each check is one line: `ok`, `warn` for what will mend itself or can wait, `FAIL` for
 //! what somebody has to do something about.
 
+mod processes;
+
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -165,12 +167,12 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
             format_args!("the file was unlinked or replaced just now; look again"),
         );
     }
-    let left_behind = users_of_a_deleted_file(path);
+    let left_behind = processes::users_of_deleted(path);
     for process in &left_behind {
         report.fail(
             "in place",
             format_args!(
-                "{process} still uses a deleted file of this name and is excluded from \
+                "process {process} still uses a deleted file of this name and is excluded from \
                  nothing here; restart it"
             ),
         )?;
@@ -182,33 +184,6 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
         ),
         false => Ok(()),
     }
-}
-
-/// The processes that have mapped a file that once stood at the path. What cannot be read
-/// (other users' processes, for one) is passed over.
-fn users_of_a_deleted_file(path: &Path) -> Vec<String> {
-    let mapped = format!(" {} (deleted)", path.display());
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let mut users = Vec::new();
-    for process in processes.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(maps) = fs::read(process.path().join("maps")) else {
-            continue;
-        };
-        if String::from_utf8_lossy(&maps)
-            .lines()
-            .any(|line| line.ends_with(&mapped))
-        {
-            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            users.push(format!("process {pid} ({})", command.trim_end()));
-        }
-    }
-    users
 }
 
 fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
