@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
 use nix::sys::signal::Signal;
 
-use common::{Outcome, Running, Sandbox, until};
+use common::{CASLOCK, Outcome, Running, Sandbox, until};
 
 /// The line that reports on this, which begins with its verdict.
 fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
@@ -158,4 +158,60 @@ fn a_table_whose_sessions_are_all_in_use_fails() {
     let outcome = sandbox.run(&["doctor"]);
     assert_eq!(outcome.code(), 1, "{outcome:?}");
     assert!(line(&outcome, "sessions").starts_with("FAIL "));
+}
+
+#[test]
+fn a_table_of_another_boot_is_a_warning() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the boot's id");
+    let digits = boot.trim_end().replace('-', "");
+    let pairs = digits.as_bytes().chunks(2).map(|pair| {
+        let pair = str::from_utf8(pair).expect("digits");
+        u8::from_str_radix(pair, 16).expect("a byte")
+    });
+    let id: Vec<_> = pairs.collect();
+    let bytes = fs::read(sandbox.table()).expect("the table");
+    let at = bytes.windows(16).position(|window| window == id);
+    let file = File::options().write(true).open(sandbox.table());
+    let at = at.expect("the table has the boot's id") as u64;
+    file.and_then(|file| file.write_at(&[!id[0]], at))
+        .expect("it is another's now");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let line = line(&outcome, "boot");
+    assert!(
+        line.starts_with("warn ") && line.contains("another boot"),
+        "{line}"
+    );
+}
+
+/// Where nothing can be read under /proc, nothing follows from that: it said that the table
+/// was of another boot, its holders in other containers, and nobody on a deleted file.
+#[test]
+fn without_proc_it_says_what_it_cannot_tell() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    let script = "mount -t tmpfs none /proc || exit 99; exec \"$0\" doctor";
+    let mut command = sandbox.command("unshare");
+    command.args(["--mount", "sh", "-c", script, CASLOCK]);
+    let outcome = sandbox.start(command).finish();
+    if outcome.stdout.is_empty() && matches!(outcome.code(), 1 | 99) {
+        eprintln!("skipped: to mount takes CAP_SYS_ADMIN: {outcome:?}");
+        return;
+    }
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let boot = line(&outcome, "boot");
+    assert!(
+        boot.starts_with("FAIL ") && boot.contains("boot id unknown (is /proc mounted?)"),
+        "{boot}"
+    );
+    for on in ["in", "namespaces"] {
+        let line = line(&outcome, on);
+        assert!(
+            line.starts_with("warn ") && line.contains("cannot be told"),
+            "{line}"
+        );
+    }
+    assert!(!outcome.stdout.contains("another boot"), "{outcome:?}");
 }

@@ -160,6 +160,9 @@ fn directory(report: &mut Report, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Why what follows from other processes cannot be known.
+const NOT_SHOWN: &str = "cannot be told: /proc is not mounted, or is that of another PID namespace";
+
 fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> {
     if !table.in_place {
         return report.fail(
@@ -177,18 +180,32 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
             ),
         )?;
     }
-    match left_behind.is_empty() {
-        true => report.ok(
+    if !left_behind.is_empty() {
+        Ok(())
+    } else if processes::are_shown() {
+        report.ok(
             "in place",
             format_args!("no process uses a deleted file of this name"),
-        ),
-        false => Ok(()),
+        )
+    } else {
+        report.warn(
+            "in place",
+            format_args!("the file is, but who uses a deleted one of this name {NOT_SHOWN}"),
+        )
     }
 }
 
 fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
     if table.current_boot {
         report.ok("boot", format_args!("written under this boot"))
+    } else if !is_boot_known() {
+        report.fail(
+            "boot",
+            format_args!(
+                "boot id unknown (is /proc mounted?): no process can use the table from here, \
+                 and whether it was written under this boot cannot be told"
+            ),
+        )
     } else {
         report.warn(
             "boot",
@@ -199,6 +216,11 @@ fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
             ),
         )
     }
+}
+
+fn is_boot_known() -> bool {
+    let id = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.iter().filter(|digit| digit.is_ascii_hexdigit()).count() == 32
 }
 
 /// Says what there is to say of a lock that is not simply free or in good hands.
@@ -353,6 +375,10 @@ fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
         0 => report.ok(
             "namespaces",
             format_args!("every PID shown here is one of this PID namespace"),
+        ),
+        _ if !processes::are_shown() => report.warn(
+            "namespaces",
+            format_args!("which PIDs mean the same here {NOT_SHOWN}; do not kill by them"),
         ),
         _ => report.warn(
             "namespaces",

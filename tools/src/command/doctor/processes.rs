@@ -21,6 +21,12 @@ impl fmt::Display for Process {
     }
 }
 
+/// Whether `/proc` is there, and shows the PID namespace of this process.
+pub(super) fn are_shown() -> bool {
+    let own = process::id().to_string();
+    fs::read_link("/proc/self").is_ok_and(|shown| shown == Path::new(&own))
+}
+
 /// The processes that have mapped a file that once stood at the path.
 pub(super) fn users_of_deleted(path: &Path) -> Vec<Process> {
     let shown = shown_in_maps(&canonical(path));
