@@ -215,3 +215,37 @@ fn without_proc_it_says_what_it_cannot_tell() {
     }
     assert!(!outcome.stdout.contains("another boot"), "{outcome:?}");
 }
+
+#[test]
+fn one_session_in_another_pid_namespace_is_no_sessions() {
+    let sandbox = Sandbox::new();
+    let args = [
+        "--pid",
+        "--fork",
+        "--kill-child",
+        CASLOCK,
+        "run",
+        "job",
+        "--",
+        "sh",
+        "-c",
+        "echo runs; exec sleep 1000",
+    ];
+    let mut command = sandbox.command("unshare");
+    command.args(args);
+    let mut holder = sandbox.start(command);
+    until("it runs or has failed", || {
+        sandbox.table().exists() || !holder.is_running()
+    });
+    if !holder.is_running() {
+        eprintln!("skipped: namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    assert_eq!(holder.line(), "runs");
+    let outcome = sandbox.run(&["doctor"]);
+    let line = line(&outcome, "namespaces");
+    assert!(
+        line.starts_with("warn ") && line.contains("1 session is "),
+        "{line}"
+    );
+}

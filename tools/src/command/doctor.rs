@@ -288,9 +288,9 @@ fn holders(report: &mut Report, snapshot: &Snapshot) -> io::Result<()> {
     report.ok(
         "holders",
         format_args!(
-            "{} of {} held locks are with a holder that is alive",
-            alive.count(),
-            holders().count()
+            "locks held: {}, of them by a holder that is alive: {}",
+            holders().count(),
+            alive.count()
         ),
     )
 }
@@ -328,7 +328,7 @@ fn names(report: &mut Report, table: &TableInfo) -> io::Result<()> {
         report.warn(
             "names",
             format_args!(
-                "all {of} in use; a new one takes the place of an idle one, \
+                "{used} of {of} in use; a new one takes the place of an idle one, \
                  which fails when none is idle; more fit in a new table (caslock create --slots)"
             ),
         )
@@ -347,7 +347,7 @@ fn sessions(report: &mut Report, table: &TableInfo, sessions: &[SessionInfo]) ->
         report.fail(
             "sessions",
             format_args!(
-                "all {of} are in use by living processes, so no other can attach; \
+                "{living} of {of} in use by living processes, so no other can attach; \
                  end some (caslock sessions), or make a table with more (caslock create --sessions)"
             ),
         )
@@ -379,6 +379,13 @@ fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
         _ if !processes::are_shown() => report.warn(
             "namespaces",
             format_args!("which PIDs mean the same here {NOT_SHOWN}; do not kill by them"),
+        ),
+        1 => report.warn(
+            "namespaces",
+            format_args!(
+                "1 session is in another PID namespace (container): \
+                 its PID means something else here, so do not kill by it"
+            ),
         ),
         _ => report.warn(
             "namespaces",
