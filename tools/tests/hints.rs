@@ -68,15 +68,19 @@ fn what_is_pasted_into_another_terminal_is_about_the_same_table() {
     let sandbox = Sandbox::new();
     let table = sandbox.path().join("my own.table");
     let table = table.to_str().expect("a readable path");
-    let line = paste(&sandbox, &["--table", table], &["show", "job"]);
-    assert!(line.contains(&format!("--table '{table}' ")), "{line}");
+    for verb in [&["show", "job"][..], &["doctor"]] {
+        let line = paste(&sandbox, &["--table", table], verb);
+        assert!(line.contains(&format!("--table '{table}' ")), "{line}");
+    }
 }
 
 #[test]
 fn the_default_table_goes_without_saying() {
     let sandbox = Sandbox::new();
-    let line = paste(&sandbox, &[], &["show", "job"]);
-    assert!(!line.contains("--table"), "{line}");
+    for verb in [&["show", "job"][..], &["doctor"]] {
+        let line = paste(&sandbox, &[], verb);
+        assert!(!line.contains("--table"), "{line}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use caslock::{
 use crate::exit_code::ExitCode;
 use crate::output::{Out, Paint, argument, printable};
 use crate::sys;
+use crate::table_path;
 
 pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
     let mut report = Report {
@@ -45,15 +46,26 @@ fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<
     directory(report, path)?;
     place(report, path, table)?;
     boot(report, table)?;
+    let seen = Seen {
+        snapshot,
+        flag: table_path::flag(path),
+    };
     for slot in &snapshot.slots {
-        slot_state(report, slot, table.reclaim)?;
+        slot_state(report, slot, &seen)?;
     }
     holders(report, snapshot)?;
     naming(report, table)?;
     names(report, table)?;
-    sessions(report, table, &snapshot.sessions)?;
+    sessions(report, &seen)?;
     namespaces(report, &snapshot.sessions)?;
     kernel(report)
+}
+
+/// What is examined, and what is to be pasted so that it is about the same.
+struct Seen<'a> {
+    snapshot: &'a Snapshot,
+    /// As [`table_path::flag`] gives it.
+    flag: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +236,8 @@ fn is_boot_known() -> bool {
 }
 
 /// Says what there is to say of a lock that is not simply free or in good hands.
-fn slot_state(report: &mut Report, slot: &SlotInfo, reclaim: Reclaim) -> io::Result<()> {
+fn slot_state(report: &mut Report, slot: &SlotInfo, seen: &Seen<'_>) -> io::Result<()> {
+    let flag = &seen.flag;
     let (name, token) = (&slot.name, slot.token);
     let pasted = argument(name);
     match (slot.state, slot.holder) {
@@ -232,24 +245,24 @@ fn slot_state(report: &mut Report, slot: &SlotInfo, reclaim: Reclaim) -> io::Res
             "lock",
             format_args!(
                 "\"{name}\": damaged owner word; \
-                 caslock force-release {pasted} --token {token} --even-if-alive frees it"
+                 caslock {flag}force-release {pasted} --token {token} --even-if-alive frees it"
             ),
         ),
         (SlotState::Abandoned, _) => report.warn(
             "lock",
             format_args!(
                 "\"{name}\": {}; the next holder is told, or \
-                 caslock force-release {pasted} --token {token} acknowledges it",
+                 caslock {flag}force-release {pasted} --token {token} acknowledges it",
                 slot.previous
             ),
         ),
-        (SlotState::Held, Some(holder)) => held(report, name, &holder, reclaim),
+        (SlotState::Held, Some(holder)) => held(report, name, &holder, seen),
         _ => Ok(()),
     }
 }
 
-fn held(report: &mut Report, name: &str, holder: &Holder, reclaim: Reclaim) -> io::Result<()> {
-    match (holder.liveness, reclaim) {
+fn held(report: &mut Report, name: &str, holder: &Holder, seen: &Seen<'_>) -> io::Result<()> {
+    match (holder.liveness, seen.snapshot.table.reclaim) {
         (Liveness::Alive, _) => Ok(()),
         (Liveness::Dead, _) => report.warn(
             "lock",
@@ -260,8 +273,9 @@ fn held(report: &mut Report, name: &str, holder: &Holder, reclaim: Reclaim) -> i
             format_args!(
                 "\"{name}\": held by {holder}, and this table waits for it for ever; kill -CONT {pid} \
                  if it is stopped, or end it, or \
-                 caslock force-release {pasted} --token {token} --even-if-alive",
+                 caslock {flag}force-release {pasted} --token {token} --even-if-alive",
                 pasted = argument(name),
+                flag = seen.flag,
                 pid = holder.pid,
                 token = holder.token
             ),
@@ -335,8 +349,9 @@ fn names(report: &mut Report, table: &TableInfo) -> io::Result<()> {
     }
 }
 
-fn sessions(report: &mut Report, table: &TableInfo, sessions: &[SessionInfo]) -> io::Result<()> {
-    let of = table.sessions as usize;
+fn sessions(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    let (flag, sessions) = (&seen.flag, &seen.snapshot.sessions);
+    let of = seen.snapshot.table.sessions as usize;
     let dead = sessions
         .iter()
         .filter(|session| session.liveness == Liveness::Dead)
@@ -348,13 +363,13 @@ fn sessions(report: &mut Report, table: &TableInfo, sessions: &[SessionInfo]) ->
             "sessions",
             format_args!(
                 "{living} of {of} in use by living processes, so no other can attach; \
-                 end some (caslock sessions), or make a table with more (caslock create --sessions)"
+                 end some (caslock {flag}sessions), or make a table with more (caslock create --sessions)"
             ),
         )
     } else if free * 10 < of {
         report.warn(
             "sessions",
-            format_args!("{living} of {of} in use, {free} free; see caslock sessions"),
+            format_args!("{living} of {of} in use, {free} free; see caslock {flag}sessions"),
         )
     } else {
         report.ok(
