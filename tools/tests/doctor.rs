@@ -5,9 +5,10 @@ mod common;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use common::{CASLOCK, Outcome, Running, Sandbox, until};
+use common::{CASLOCK, Outcome, Running, Sandbox, Stat, until};
 
 /// The line that reports on this, which begins with its verdict.
 fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
@@ -71,7 +72,62 @@ fn a_hung_holder_fails_where_it_is_waited_for_for_ever() {
         });
         let outcome = sandbox.run(&["--table", table, "doctor"]);
         assert_eq!(outcome.code(), code, "{outcome:?}");
-        assert!(line(&outcome, "lock").starts_with(verdict), "{outcome:?}");
+        let lock = line(&outcome, "lock");
+        assert!(lock.starts_with(verdict), "{lock}");
+        assert!(!lock.contains("is gone"), "{lock}");
+        let remedy = format!("kill -CONT {} ", holder.pid());
+        assert_eq!(lock.contains(&remedy), verdict == "FAIL ", "{lock}");
+    }
+}
+
+/// Killed when it is dropped: a process that its wrapper does not take with it.
+struct Orphan(u32);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0 as i32), Signal::SIGKILL);
+    }
+}
+
+/// What a command has started outlives the wrapper, and has inherited its proof of life. The
+/// advice was to kill by the wrapper's PID, which is nobody's or a stranger's by then.
+#[test]
+fn a_holder_that_is_gone_is_told_from_who_keeps_its_session_alive() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--lease", "1", "expiry.table"]);
+    sandbox.ok(&["create", "--reclaim", "on-death", "death.table"]);
+    for (table, verdict) in [("expiry.table", "warn "), ("death.table", "FAIL ")] {
+        let run = |name, script| {
+            let args = ["--table", table, "run", name, "--", "sh", "-c", script];
+            sandbox.start(sandbox.caslock(&args))
+        };
+        // Its command has a descriptor of the table as well, but not that session's.
+        let mut other = run("other", "echo $$; exec sleep 1000");
+        let others = other.line();
+        let mut holder = Running::of(run("job", "echo $$; sleep 1000 & echo $!; wait"));
+        let orphan = Orphan(holder.wrapper.line().parse().expect("its PID"));
+        let gone = holder.wrapper.pid();
+        holder.wrapper.send(Signal::SIGKILL);
+        until("the wrapper is a zombie", || {
+            Stat::read(gone).is_some_and(|stat| stat.state == 'Z')
+        });
+        let show = ["--table", table, "show", "--json", "job"];
+        until("it is late", || {
+            sandbox.json(&show)["holder"]["liveness"] == "late"
+        });
+        let examine = || {
+            let outcome = sandbox.run(&["--table", table, "doctor"]);
+            let line = line(&outcome, "lock");
+            let who = format!("alive by process {} (sleep), which ", orphan.0);
+            assert!(line.starts_with(verdict), "{line}");
+            assert!(line.contains("that process is gone"), "{line}");
+            assert!(line.contains(&who), "{line}");
+            assert!(!line.contains("kill -CONT"), "{line}");
+            assert!(!line.contains(&format!(" {others} ")), "{line}");
+        };
+        examine();
+        holder.wrapper.wait();
+        examine();
     }
 }
 
@@ -217,35 +273,33 @@ fn without_proc_it_says_what_it_cannot_tell() {
 }
 
 #[test]
-fn one_session_in_another_pid_namespace_is_no_sessions() {
+fn a_pid_of_another_pid_namespace_is_not_to_be_killed_by() {
     let sandbox = Sandbox::new();
-    let args = [
-        "--pid",
-        "--fork",
-        "--kill-child",
-        CASLOCK,
-        "run",
-        "job",
-        "--",
-        "sh",
-        "-c",
-        "echo runs; exec sleep 1000",
-    ];
+    sandbox.ok(&["create", "--reclaim", "on-death", "test.table"]);
+    let script = "echo runs; kill -STOP $PPID; exec sleep 1000";
     let mut command = sandbox.command("unshare");
-    command.args(args);
+    command.args(["--pid", "--fork", "--kill-child"]);
+    // Process 1 of a namespace cannot be stopped from within.
+    let shell = "\"$0\" run job -- sh -c \"$1\"; true";
+    command.args(["sh", "-c", shell, CASLOCK, script]);
     let mut holder = sandbox.start(command);
-    until("it runs or has failed", || {
-        sandbox.table().exists() || !holder.is_running()
+    until("it is stopped or has failed", || {
+        let names = sandbox.json(&["ls", "--json"]);
+        names[0]["holder"]["liveness"] == "late" || !holder.is_running()
     });
     if !holder.is_running() {
         eprintln!("skipped: namespaces take CAP_SYS_ADMIN");
         return;
     }
-    assert_eq!(holder.line(), "runs");
     let outcome = sandbox.run(&["doctor"]);
-    let line = line(&outcome, "namespaces");
+    let lock = line(&outcome, "lock");
     assert!(
-        line.starts_with("warn ") && line.contains("1 session is "),
-        "{line}"
+        lock.starts_with("FAIL ") && lock.contains("in its own PID namespace"),
+        "{lock}"
+    );
+    let sessions = line(&outcome, "namespaces");
+    assert!(
+        sessions.starts_with("warn ") && sessions.contains("1 session is "),
+        "{sessions}"
     );
 }

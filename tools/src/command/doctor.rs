@@ -4,6 +4,7 @@
 //! what somebody has to do something about.
 
 mod processes;
+mod silent;
 
 use std::fmt;
 use std::fs;
@@ -20,6 +21,8 @@ use crate::exit_code::ExitCode;
 use crate::output::{Out, Paint, argument, printable};
 use crate::sys;
 use crate::table_path;
+
+use self::silent::Silent;
 
 pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
     let mut report = Report {
@@ -47,6 +50,7 @@ fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<
     place(report, path, table)?;
     boot(report, table)?;
     let seen = Seen {
+        path,
         snapshot,
         flag: table_path::flag(path),
     };
@@ -54,7 +58,7 @@ fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<
         slot_state(report, slot, &seen)?;
     }
     holders(report, snapshot)?;
-    naming(report, table)?;
+    naming(report, &seen)?;
     names(report, table)?;
     sessions(report, &seen)?;
     namespaces(report, &snapshot.sessions)?;
@@ -63,6 +67,7 @@ fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<
 
 /// What is examined, and what is to be pasted so that it is about the same.
 struct Seen<'a> {
+    path: &'a Path,
     snapshot: &'a Snapshot,
     /// As [`table_path::flag`] gives it.
     flag: String,
@@ -268,30 +273,41 @@ fn held(report: &mut Report, name: &str, holder: &Holder, seen: &Seen<'_>) -> io
             "lock",
             format_args!("\"{name}\": held by {holder}; nothing to do, the next to ask gets it"),
         ),
-        (Liveness::Late, Reclaim::OnDeath) => report.fail(
-            "lock",
-            format_args!(
-                "\"{name}\": held by {holder}, and this table waits for it for ever; kill -CONT {pid} \
-                 if it is stopped, or end it, or \
-                 caslock {flag}force-release {pasted} --token {token} --even-if-alive",
-                pasted = argument(name),
-                flag = seen.flag,
-                pid = holder.pid,
-                token = holder.token
+        (Liveness::Late, Reclaim::OnDeath) => {
+            let silent = Silent::of(holder, seen);
+            report.fail(
+                "lock",
+                format_args!(
+                    "\"{name}\": held by {holder}, and this table waits for it for ever{silent}; \
+                     {remedy}, or \
+                     caslock {flag}force-release {pasted} --token {token} --even-if-alive",
+                    remedy = silent.remedy(),
+                    flag = seen.flag,
+                    pasted = argument(name),
+                    token = holder.token
+                ),
+            )
+        }
+        (Liveness::Late, _) => match Silent::of(holder, seen) {
+            silent @ Silent::Gone { .. } => report.warn(
+                "lock",
+                format_args!(
+                    "\"{name}\": held by {holder}{silent}; {remedy}, \
+                     for whoever waits takes the lock after a lease all the same",
+                    remedy = silent.remedy()
+                ),
             ),
-        ),
-        (Liveness::Late, _) => report.warn(
-            "lock",
-            format_args!(
-                "\"{name}\": held by {holder}; it is hung, stopped or starved, \
-                 and whoever waits for the lock takes it after a lease"
+            _ => report.warn(
+                "lock",
+                format_args!(
+                    "\"{name}\": held by {holder}; it is hung, stopped or starved, \
+                     and whoever waits for the lock takes it after a lease"
+                ),
             ),
-        ),
+        },
         _ => report.warn(
             "lock",
-            format_args!(
-                "\"{name}\": held by {holder}; ask as its user, or as root, to know more"
-            ),
+            format_args!("\"{name}\": held by {holder}; ask as its user, or as root, to know more"),
         ),
     }
 }
@@ -309,20 +325,23 @@ fn holders(report: &mut Report, snapshot: &Snapshot) -> io::Result<()> {
     )
 }
 
-fn naming(report: &mut Report, table: &TableInfo) -> io::Result<()> {
-    match &table.naming {
+fn naming(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    match &seen.snapshot.table.naming {
         None => report.ok(
             "naming",
             format_args!("nobody is in the middle of creating a name"),
         ),
-        Some(holder) if holder.liveness == Liveness::Late => report.fail(
-            "naming",
-            format_args!(
-                "{holder} hangs in the middle of creating a name, and nobody else can create one; \
-                 kill -CONT {pid} if it is stopped, or end it",
-                pid = holder.pid
-            ),
-        ),
+        Some(holder) if holder.liveness == Liveness::Late => {
+            let silent = Silent::of(holder, seen);
+            report.fail(
+                "naming",
+                format_args!(
+                    "{holder} hangs in the middle of creating a name, \
+                     and nobody else can create one{silent}; {remedy}",
+                    remedy = silent.remedy()
+                ),
+            )
+        }
         Some(holder) if holder.liveness == Liveness::Dead => report.ok(
             "naming",
             format_args!("{holder}, while creating a name; the next to create one finishes it"),

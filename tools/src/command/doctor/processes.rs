@@ -1,12 +1,21 @@
-//! What `/proc` tells of other processes: which have which file mapped.
+//! What `/proc` tells of other processes: which are gone, and which have which file.
 //!
 //! Processes that may not be looked into, those of other users for one, are passed over.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// The byte of the table file that session 0 locks; those of the others follow. Part of the
+/// file format (`src/os/byte_lock.rs`).
+const FIRST_SESSION_BYTE: u64 = (1 << 62) + 4096;
 
 /// A process as people are told of it: `28501 (sleep)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +34,48 @@ impl fmt::Display for Process {
 pub(super) fn are_shown() -> bool {
     let own = process::id().to_string();
     fs::read_link("/proc/self").is_ok_and(|shown| shown == Path::new(&own))
+}
+
+/// Whether the process that had mapped the file under this PID is gone for certain: nobody
+/// has the PID, or a zombie, or a process that has not mapped the file.
+pub(super) fn is_gone(pid: u32, file: &Metadata) -> bool {
+    let Ok(id) = i32::try_from(pid) else {
+        return false;
+    };
+    // Mounted with hidepid, /proc does not show every process that there is.
+    if kill(Pid::from_raw(id), None) == Err(Errno::ESRCH) {
+        return true;
+    }
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    // A main thread that has ended shows as a zombie without memory while others run on.
+    let mut living = tasks.flatten().map(|task| task.path());
+    let Some(task) = living.find(|task| !has_ended(task)) else {
+        return true;
+    };
+    match fs::read(task.join("maps")) {
+        Ok(maps) => !lines(&maps).any(|line| inode(line) == Some(file.ino())),
+        Err(_) => false,
+    }
+}
+
+/// Whether a thread is a zombie, or has gone since it was listed.
+fn has_ended(task: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(task.join("stat")) else {
+        return !task.exists();
+    };
+    // The command name may hold blanks and brackets.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
+/// The inode number in a line of `/proc/PID/maps`.
+fn inode(line: &[u8]) -> Option<u64> {
+    let mut fields = line
+        .split(|&byte| byte == b' ')
+        .filter(|field| !field.is_empty());
+    str::from_utf8(fields.nth(4)?).ok()?.parse().ok()
 }
 
 /// The processes that have mapped a file that once stood at the path.
@@ -58,6 +109,44 @@ fn shown_in_maps(path: &Path) -> Vec<u8> {
         .collect()
 }
 
+/// The processes, this one aside, with a descriptor of the table that carries the byte lock
+/// of this session: as long as there is one, the session counts as alive.
+pub(super) fn keepers(table: &Metadata, session: u32) -> Vec<Process> {
+    let byte = FIRST_SESSION_BYTE + u64::from(session);
+    let is_table = |descriptor: PathBuf| {
+        fs::metadata(descriptor)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (table.dev(), table.ino()))
+    };
+    those_that(|process| {
+        let Ok(descriptors) = fs::read_dir(process.join("fdinfo")) else {
+            return false;
+        };
+        // The kernel's own note comes first: to follow a descriptor of a filesystem that
+        // hangs would hang.
+        descriptors.flatten().any(|descriptor| {
+            fs::read_to_string(descriptor.path()).is_ok_and(|info| carries(&info, byte))
+                && is_table(process.join("fd").join(descriptor.file_name()))
+        })
+    })
+}
+
+/// Whether a descriptor's open file description has locked the byte, by what
+/// `/proc/PID/fdinfo` tells of it:
+/// `lock:  1: OFDLCK ADVISORY WRITE -1 00:1b:9321 FIRST LAST`.
+fn carries(info: &str, byte: u64) -> bool {
+    info.lines().any(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let &["lock:", _, "OFDLCK", .., first, last] = &fields[..] else {
+            return false;
+        };
+        // A lock without an end says EOF.
+        let last = last.parse().unwrap_or(u64::MAX);
+        first
+            .parse()
+            .is_ok_and(|first| (first..=last).contains(&byte))
+    })
+}
+
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&byte| byte == b'\n')
 }
@@ -81,4 +170,61 @@ fn those_that(mut have: impl FnMut(&Path) -> bool) -> Vec<Process> {
         found.push(Process { pid, command });
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::process::Command;
+
+    use caslock::LockTable;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_gone_when_its_pid_is_nobodys_a_zombies_or_anothers() {
+        let mapped = fs::metadata("/proc/self/exe").expect("this program");
+        let unmapped = tempfile::NamedTempFile::new().expect("a file");
+        let unmapped = unmapped.as_file().metadata().expect("its status");
+        assert!(!is_gone(process::id(), &mapped));
+        assert!(is_gone(process::id(), &unmapped));
+
+        let mut child = Command::new("true").spawn().expect("a process");
+        let task = PathBuf::from(format!("/proc/{0}/task/{0}", child.id()));
+        while !has_ended(&task) {
+            std::thread::yield_now();
+        }
+        assert!(is_gone(child.id(), &mapped));
+        child.wait().expect("it ends");
+        assert!(is_gone(child.id(), &mapped));
+    }
+
+    #[test]
+    fn a_session_is_known_by_the_byte_that_its_descriptor_has_locked() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let table = LockTable::options()
+            .share_witness(true)
+            .open(directory.path().join("t.table"))
+            .expect("a table");
+        let seen = table.inspect().expect("the table");
+        let session = seen.sessions[0].session;
+        let witness = table.witness().expect("a witness").as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{witness}"));
+        let info = info.expect("what the kernel tells of it");
+        let byte = FIRST_SESSION_BYTE + u64::from(session);
+        assert!(carries(&info, byte), "{info}");
+        assert!(!carries(&info, byte + 1), "{info}");
+    }
+
+    #[test]
+    fn a_lock_of_another_kind_or_place_is_not_the_sessions() {
+        let line = |kind, first, last| {
+            format!("pos:\t0\nlock:\t1: {kind} ADVISORY  WRITE -1 00:1b:7 {first} {last}\n")
+        };
+        assert!(carries(&line("OFDLCK", "7", "7"), 7));
+        assert!(carries(&line("OFDLCK", "0", "EOF"), 7));
+        assert!(!carries(&line("OFDLCK", "8", "9"), 7));
+        assert!(!carries(&line("POSIX", "7", "7"), 7));
+        assert!(!carries("pos:\t0\n", 7));
+    }
 }

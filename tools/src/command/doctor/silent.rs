@@ -1,0 +1,131 @@
+//! A holder that has sent no heartbeat for long: is it still there, and who is to be ended?
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs;
+
+use caslock::Holder;
+
+use super::Seen;
+use super::processes::{self, Process};
+
+/// What has become of a holder that is late, and so what can be done about it. A PID is to
+/// be killed by only if it still is the holder's, and here.
+#[derive(Debug)]
+pub(super) enum Silent {
+    /// It is there, hung, stopped or starved.
+    Here { pid: u32 },
+    /// Its PID is one of another PID namespace, or may be; or the table is no longer at
+    /// its path, by which its users are told.
+    Elsewhere,
+    /// It is gone, and these processes keep its session alive: they have inherited the
+    /// descriptor that carries the byte lock. None if they cannot be seen.
+    Gone { keepers: Vec<Process> },
+}
+
+impl Silent {
+    pub(super) fn of(holder: &Holder, seen: &Seen<'_>) -> Self {
+        let is_here = seen.snapshot.sessions.iter().any(|session| {
+            (session.session, session.pid) == (holder.session, holder.pid)
+                && session.same_pid_namespace
+        });
+        let is_here = is_here && seen.snapshot.table.in_place;
+        match fs::symlink_metadata(seen.path) {
+            Ok(table) if is_here && processes::is_gone(holder.pid, &table) => Self::Gone {
+                keepers: processes::keepers(&table, holder.session),
+            },
+            Ok(_) if is_here => Self::Here { pid: holder.pid },
+            _ => Self::Elsewhere,
+        }
+    }
+
+    /// What to do about it, as a half sentence.
+    pub(super) fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::Here { pid } => format!("kill -CONT {pid} if it is stopped, or end it").into(),
+            Self::Elsewhere => "kill -CONT it in its own PID namespace (container) \
+                                if it is stopped, or end it there"
+                .into(),
+            Self::Gone { keepers } => match keepers.len() {
+                0 => "ask as root, outside of every container, to see which, and end it".into(),
+                1 => "end that one".into(),
+                _ => "end those".into(),
+            },
+        }
+    }
+}
+
+/// What there is to add to the description of such a holder.
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// How many processes are named.
+        const NAMED: usize = 3;
+        let Self::Gone { keepers } = self else {
+            return Ok(());
+        };
+        f.write_str("; that process is gone, but its session is kept alive by ")?;
+        match &keepers[..] {
+            [] => {
+                f.write_str("one that cannot be seen from here and has its descriptor of the table")
+            }
+            [one] => write!(f, "process {one}, which has its descriptor of the table"),
+            many => {
+                let mut names: Vec<_> = many.iter().take(NAMED).map(Process::to_string).collect();
+                if many.len() > NAMED {
+                    names.push(format!("{} more", many.len() - NAMED));
+                }
+                let last = names.pop().unwrap_or_default();
+                let names = names.join(", ");
+                write!(
+                    f,
+                    "processes {names} and {last}, which have its descriptor of the table"
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_a_session_alive_is_named_up_to_the_third() {
+        let gone = |pids: std::ops::Range<u32>| {
+            let command = "sleep".to_owned();
+            let keepers = pids.map(|pid| Process {
+                pid,
+                command: command.clone(),
+            });
+            Silent::Gone {
+                keepers: keepers.collect(),
+            }
+        };
+        for (silent, who, remedy) in [
+            (gone(7..7), " by one that cannot be seen ", "ask as root"),
+            (
+                gone(7..8),
+                " by process 7 (sleep), which has ",
+                "end that one",
+            ),
+            (
+                gone(7..9),
+                " by processes 7 (sleep) and 8 (sleep), which have ",
+                "end those",
+            ),
+            (
+                gone(7..10),
+                " 7 (sleep), 8 (sleep) and 9 (sleep), which ",
+                "end those",
+            ),
+            (
+                gone(7..12),
+                " 7 (sleep), 8 (sleep), 9 (sleep) and 2 more, which ",
+                "end those",
+            ),
+        ] {
+            assert!(silent.to_string().contains(who), "{silent}");
+            assert!(silent.remedy().contains(remedy), "{}", silent.remedy());
+        }
+    }
+}
