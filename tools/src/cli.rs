@@ -32,8 +32,12 @@ Examples:
 
 The command runs without a shell, with this terminal and stdin, and gets every signal
 that is sent to caslock. If caslock is killed, even by SIGKILL, the command is killed too
-(a command that changes its user on exec, like sudo, is out of reach). A lock is lost when
-its holder is taken for hung or when an operator forces it.
+(a command that changes its user on exec, like sudo, is out of reach); what it has started
+in turn goes on, so that a script does best to exec the program that it ends in.
+
+The lock is released when the command ends, whichever way. It is lost when its holder is
+taken for hung (by a Ctrl-Z that lasts longer than the lease, for one), or when an operator
+forces it. Then what the command has started is ended, too.
 
 The command's environment:
   CASLOCK_TABLE     absolute path of the table

@@ -8,6 +8,7 @@ mod crew;
 mod entry;
 mod exit_code;
 mod late_keeper;
+mod offspring;
 mod output;
 mod program;
 mod supervise;

@@ -18,6 +18,7 @@ use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 use crate::cli::OnLost;
 use crate::late_keeper::LateKeeper;
+use crate::offspring::Offspring;
 use crate::output::{printable, say};
 use crate::program::Program;
 use crate::sys::{self, Change, ChildSetup};
@@ -78,7 +79,9 @@ impl LossNotice {
 
 /// What is to happen when the lock is lost.
 #[derive(Clone, Copy)]
-pub(crate) struct LossPolicy {
+pub(crate) struct LossPolicy<'a> {
+    /// The lock's name, to be told then.
+    pub(crate) name: &'a str,
     pub(crate) on_lost: OnLost,
     pub(crate) kill_after: Duration,
 }
@@ -148,7 +151,7 @@ pub(crate) fn supervise(
     signals: &Signals,
     guard: &Guard<'_>,
     notice: &LossNotice,
-    policy: LossPolicy,
+    policy: LossPolicy<'_>,
     keeper: LateKeeper<'_>,
 ) -> anyhow::Result<Ended> {
     let incoming = SignalFd::with_flags(
@@ -182,6 +185,7 @@ pub(crate) fn supervise(
         keeper,
         lost: false,
         kill_at: None,
+        offspring: None,
     };
     let code = watch.until_end()?;
     Ok(Ended {
@@ -195,19 +199,24 @@ struct Watch<'a> {
     incoming: SignalFd,
     guard: &'a Guard<'a>,
     notice: &'a LossNotice,
-    policy: LossPolicy,
+    policy: LossPolicy<'a>,
     keeper: LateKeeper<'a>,
     lost: bool,
+    /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
+    /// What is to end with the command, once the lock is lost.
+    offspring: Option<Offspring>,
 }
 
 impl Watch<'_> {
     fn until_end(&mut self) -> io::Result<u8> {
         loop {
             match self.child.change()? {
-                Change::Exited(code) => return Ok(code),
+                Change::Exited(code) => return self.end_offspring().map(|()| code),
                 // Signal numbers end at 64.
-                Change::Killed(signal) => return Ok(128 + signal as u8),
+                Change::Killed(signal) => {
+                    return self.end_offspring().map(|()| 128 + signal as u8);
+                }
                 // Unless it has been continued meanwhile, and we with it.
                 Change::Stopped(signal) if !self.forward()? => {
                     self.stop_like_the_child(signal)?;
@@ -222,14 +231,66 @@ impl Watch<'_> {
                 self.lose();
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                self.policy.on_lost = OnLost::Kill;
                 self.kill_at = None;
                 say(format_args!(
                     "process {} is still there: sending SIGKILL",
                     self.child.pid
                 ));
-                self.child.send(libc::SIGKILL, None);
+                self.end(&[libc::SIGKILL]);
             }
             self.forward()?;
+        }
+    }
+
+    /// Sends these signals to the command and to what it has started.
+    fn end(&self, signals: &[i32]) {
+        for &signal in signals {
+            self.child.send(signal, None);
+        }
+        if let Some(offspring) = &self.offspring {
+            offspring.send(signals);
+        }
+    }
+
+    /// After the end of a command that has lost its lock: sees what it has started to its end,
+    /// too. A signal that would end this process hastens it.
+    fn end_offspring(&mut self) -> io::Result<()> {
+        /// How often to look, and how long a killed process may take.
+        const LOOK: Duration = Duration::from_millis(10);
+        const MOST_LOOKS_AFTER_KILL: u32 = 100;
+        let Some(offspring) = &self.offspring else {
+            return Ok(());
+        };
+        let mut looks_after_kill = 0;
+        loop {
+            let living = offspring.living();
+            if living.is_empty() {
+                return Ok(());
+            }
+            let is_due = self.kill_at.is_some_and(|at| at <= Instant::now());
+            if is_due || self.policy.on_lost == OnLost::Kill {
+                match looks_after_kill {
+                    0 => say(format_args!(
+                        "sending SIGKILL to what the command has left behind: {living:?}"
+                    )),
+                    MOST_LOOKS_AFTER_KILL => {
+                        say(format_args!("still there after SIGKILL: {living:?}"));
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+                looks_after_kill += 1;
+                offspring.send(&[libc::SIGKILL]);
+            }
+            std::thread::sleep(LOOK);
+            while let Some(info) = self.incoming.read_signal()? {
+                if let libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM =
+                    info.ssi_signo as i32
+                {
+                    self.policy.on_lost = OnLost::Kill;
+                }
+            }
         }
     }
 
@@ -331,26 +392,34 @@ impl Watch<'_> {
         self.lost = true;
         let pid = self.child.pid;
         let next: &dyn fmt::Display = match self.policy.on_lost {
-            OnLost::Term => &format_args!("sending SIGTERM to process {pid}"),
-            OnLost::Kill => &format_args!("sending SIGKILL to process {pid}"),
+            OnLost::Term => {
+                &format_args!("sending SIGTERM to process {pid} and what it has started")
+            }
+            OnLost::Kill => {
+                &format_args!("sending SIGKILL to process {pid} and what it has started")
+            }
             OnLost::None => &format_args!("process {pid} runs on without it"),
         };
         match self.notice.lost() {
             Some(lost) => say(format_args!("{lost}; {next}")),
+            // The keeper, which would know how, has not looked yet.
             None => say(format_args!(
-                "lost the lock (token {}); {next}",
+                "lost \"{}\" (token {}) while this process was stopped, or late; {next}",
+                printable(self.policy.name),
                 self.guard.token()
             )),
         }
+        if self.policy.on_lost == OnLost::None {
+            return;
+        }
+        self.offspring = Some(Offspring::of(pid));
         match self.policy.on_lost {
             OnLost::Term => {
-                self.child.send(libc::SIGTERM, None);
                 // A stopped process takes its SIGTERM only when it goes on.
-                self.child.send(libc::SIGCONT, None);
+                self.end(&[libc::SIGTERM, libc::SIGCONT]);
                 self.kill_at = Instant::now().checked_add(self.policy.kill_after);
             }
-            OnLost::Kill => self.child.send(libc::SIGKILL, None),
-            OnLost::None => {}
+            OnLost::Kill | OnLost::None => self.end(&[libc::SIGKILL]),
         }
     }
 }

@@ -202,6 +202,15 @@ pub(crate) fn default_sigchld() -> io::Result<bool> {
     }
 }
 
+/// Makes this process the parent of those of its descendants that lose theirs.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: prctl with these arguments touches no memory.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sends a signal by number, with the value that sigqueue(3) attached to it, if any.
 pub(crate) fn send_signal(pid: i32, signal: i32, value: Option<u64>) -> io::Result<()> {
     let sent = match value {

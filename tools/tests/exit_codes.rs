@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use nix::unistd::geteuid;
 
-use common::Sandbox;
+use common::{CASLOCK, Sandbox};
 
 #[test]
 fn the_commands_own_code_passes_through() {
@@ -304,6 +304,7 @@ fn force(sandbox: &Sandbox) {
 fn an_abandoned_lock_is_121_until_somebody_has_looked() {
     let sandbox = Sandbox::new();
     let pid = sandbox.abandon("job");
+    let mut tokens = Vec::new();
     for _ in 0..3 {
         let args = ["run", "--on-abandoned", "fail", "job", "--", "echo", "ran"];
         let outcome = sandbox.run(&args);
@@ -311,11 +312,41 @@ fn an_abandoned_lock_is_121_until_somebody_has_looked() {
         assert_eq!(outcome.stdout, "");
         let who = format!("process {pid} died holding it");
         assert!(outcome.stderr.contains(&who), "{outcome:?}");
+        tokens.push(sandbox.token("job"));
+        let told = format!(" --token {}`", tokens[0]);
+        assert!(outcome.stderr.contains(&told), "{told}: {outcome:?}");
     }
     assert_eq!(sandbox.slot("job")["state"], "abandoned");
-    let token = sandbox.token("job").to_string();
+    let token = tokens[0].to_string();
     sandbox.ok(&["force-release", "job", "--token", &token]);
     sandbox.ok(&["run", "--on-abandoned", "fail", "job", "--", "true"]);
+}
+
+/// Or one typing error would defeat the next job's `--on-abandoned fail`.
+#[test]
+fn a_command_that_cannot_be_started_leaves_the_news_to_the_next() {
+    let sandbox = Sandbox::new();
+    sandbox.abandon("job");
+    assert_eq!(sandbox.run(&["run", "job", "--", "./typo"]).code(), 127);
+    assert_eq!(sandbox.slot("job")["state"], "abandoned");
+    let fail = ["run", "--on-abandoned", "fail", "job", "--", "echo", "ran"];
+    assert_eq!(sandbox.run(&fail).code(), 121);
+    // Where there are none, it was an ordinary release.
+    assert_eq!(sandbox.run(&["run", "other", "--", "./typo"]).code(), 127);
+    assert_eq!(sandbox.slot("other")["state"], "free");
+}
+
+#[test]
+fn a_table_that_is_gone_after_the_command_is_told_of() {
+    let sandbox = Sandbox::new();
+    let script = "rm \"$CASLOCK_TABLE\"; [ -z \"$1\" ] || \"$1\" create \"$CASLOCK_TABLE\"; exit 5";
+    for creator in ["", CASLOCK] {
+        let outcome = sandbox.run(&["run", "job", "sh", "-c", script, "sh", creator]);
+        assert_eq!(outcome.code(), 5, "{outcome:?}");
+        let told = "the table was removed or replaced while the command ran";
+        assert!(outcome.stderr.contains(told), "{outcome:?}");
+    }
+    assert_eq!(sandbox.run(&["run", "job", "true"]).stderr, "");
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! `caslock run`: holds a lock while a command runs.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use caslock::{AcquireError, Guard, Lock, LockTable, NoteError};
+use caslock::{
+    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NoteError, Previous, SlotState,
+};
+use nix::errno::Errno;
+use nix::sys::stat::{fstat, lstat};
 
 use super::cannot_create;
 use crate::cli::{OnAbandoned, Run};
@@ -12,7 +17,7 @@ use crate::exit_code::ExitCode;
 use crate::late_keeper::LateKeeper;
 use crate::output::{argument, in_one_line, printable, say};
 use crate::program::Program;
-use crate::supervise::{LossNotice, LossPolicy, Signals, supervise};
+use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
 use crate::table_path;
 
 /// How long to wait in silence.
@@ -31,13 +36,21 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
     let lock = signals
         .let_through(|| table.lock(&args.name))?
         .map_err(|error| name_table(&path, error))?;
+    if args.on_abandoned == OnAbandoned::Fail
+        && let Some(slot) = Inspector::open(&path)?.slot(&args.name)?
+        && slot.state == SlotState::Abandoned
+    {
+        // Not taken first: a refusal that took a token each time would outdate the one that
+        // the refusal before has told.
+        return Ok(refuse(&path, args, slot.previous, slot.token));
+    }
     let guard = match acquire(&lock, args, &signals, &mut keeper)? {
         Ok(guard) => guard,
         Err(error) => return give_up(&path, args, error),
     };
     if guard.previous().is_abandoned() {
         if args.on_abandoned == OnAbandoned::Fail {
-            return refuse_abandoned(guard, args);
+            return Ok(refuse_abandoned(&path, guard, args));
         }
         say(format_args!(
             "\"{}\": {}; what it left behind may be half done",
@@ -101,20 +114,24 @@ fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitC
 }
 
 /// Gives the lock back so that the next one still learns that it was abandoned.
-fn refuse_abandoned(guard: Guard<'_>, args: &Run) -> anyhow::Result<ExitCode> {
-    let previous = guard.previous();
-    let token = guard.token();
+fn refuse_abandoned(path: &Path, guard: Guard<'_>, args: &Run) -> ExitCode {
+    let (previous, token) = (guard.previous(), guard.token());
     if let Err(error) = guard.decline() {
         // Whoever took it has been told of us in turn.
         say(format_args!("{error}"));
-        return Ok(ExitCode::Lost);
+        return ExitCode::Lost;
     }
+    refuse(path, args, previous, token)
+}
+
+fn refuse(path: &Path, args: &Run, previous: Previous, token: FencingToken) -> ExitCode {
     let (name, pasted) = (printable(&args.name), argument(&args.name));
+    let table = table_path::flag(path);
     say(format_args!(
-        "\"{name}\": {previous}, and --on-abandoned fail was asked for; \
-         once what it left is in order, `caslock force-release {pasted} --token {token}` acknowledges it"
+        "\"{name}\": {previous}, and --on-abandoned fail was asked for; once what it left is in \
+         order, `caslock {table}force-release {pasted} --token {token}` acknowledges it"
     ));
-    Ok(ExitCode::Abandoned)
+    ExitCode::Abandoned
 }
 
 /// Runs the command under the grant, and releases.
@@ -146,21 +163,48 @@ fn hold(
         ],
     )?;
     let policy = LossPolicy {
+        name: &args.name,
         on_lost: args.on_lost,
         kill_after: args.kill_after,
     };
     let witness = table.witness();
-    let ended = supervise(&program, witness, signals, &guard, &notice, policy, keeper)?;
+    let ended = match supervise(&program, witness, signals, &guard, &notice, policy, keeper) {
+        Ok(ended) => ended,
+        Err(error) => {
+            if error.is::<StartError>() && guard.previous().is_abandoned() {
+                // Nobody has looked at what was left. The grant may be lost; that is no news
+                // to a command that was not started.
+                let _ = guard.decline();
+            }
+            return Err(error);
+        }
+    };
     if ended.lost {
         return Ok(ExitCode::Lost);
     }
-    Ok(match guard.release() {
-        Ok(()) => ExitCode::Command(ended.code),
-        Err(error) => {
-            say(format_args!("{error}"));
-            ExitCode::Lost
-        }
-    })
+    if let Err(error) = guard.release() {
+        say(format_args!("{error}"));
+        return Ok(ExitCode::Lost);
+    }
+    if witness.is_some_and(|witness| !is_in_place(path, witness)) {
+        say(format_args!(
+            "{}: the table was removed or replaced while the command ran: \
+             whoever has opened the path since was not kept from \"{}\"",
+            path.display(),
+            printable(&args.name)
+        ));
+    }
+    Ok(ExitCode::Command(ended.code))
+}
+
+/// Whether the path still leads to the open table.
+fn is_in_place(path: &Path, table: impl AsFd) -> bool {
+    match (lstat(path), fstat(table)) {
+        (Ok(there), Ok(open)) => (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino),
+        (Err(Errno::ENOENT), _) => false,
+        // Not to be told from here.
+        _ => true,
+    }
 }
 
 /// The grant was gone before the command was started.
