@@ -370,8 +370,7 @@ impl<const TIMED: bool> Visitor for Work<'_, TIMED> {
             let begun = if TIMED { ticks::now() } else { 0 };
             let guard = peer.take();
             let taken = if TIMED { ticks::now() } else { 0 };
-            control.count_unprotected();
-            ticks::work(self.steps.inside);
+            control.count_around(|| ticks::work(self.steps.inside));
             drop(guard);
             ticks::work(self.steps.outside);
             all += 1;
