@@ -576,13 +576,14 @@ fn create(
     patience: Patience,
 ) -> Result<Resolved, LockError> {
     let until_ns = naming_deadline_ns(patience, clock::now_ns());
-    let naming = Naming::lock(session, Patience::Until(until_ns)).map_err(|stop| match stop {
-        Stop::Refused(holder) => LockError::NamingStuck {
+    let naming = Naming::lock(session, Patience::Until(until_ns));
+    let naming = naming.map_err(|stop| match (stop, session.closed()) {
+        (Stop::Refused(holder), _) => LockError::NamingStuck {
             name: escape_bytes(name.as_bytes()),
             holder,
         },
-        Stop::Closed if let Some(why) = session.closed() => why.into(),
-        Stop::Closed | Stop::Renamed | Stop::Corrupt(_) => LockError::Corrupt {
+        (Stop::Closed, Some(why)) => why.into(),
+        (Stop::Closed | Stop::Renamed | Stop::Corrupt(_), _) => LockError::Corrupt {
             name: escape_bytes(name.as_bytes()),
         },
     })?;
