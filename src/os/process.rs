@@ -189,6 +189,10 @@ impl Threads {
 /// Whether every thread of the process that has this id is past its own code, as
 /// [`Threads::are_all_exiting`] tells.
 pub(crate) fn are_all_threads_exiting(pid: u32) -> Option<bool> {
+    // To open a listing takes many times as long, and is in vain while the first thread runs.
+    if has_exited(pid) == Some(false) {
+        return Some(false);
+    }
     match Threads::of(pid, None) {
         Ok(threads) => threads.are_all_exiting(),
         Err(_) => is_nobodys(pid).then_some(true),
