@@ -2,6 +2,7 @@
 //! whether the holder still lives.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
@@ -122,7 +123,7 @@ struct Rest {
     /// When the wait counts as long, by the monotonic clock, and is prepared for the
     /// holder's death; 0: it is.
     settled_ns: u64,
-    kin: Option<Kin>,
+    kin: Option<Arc<Kin>>,
 }
 
 /// One thread waiting for one slot: the protocol's view of clock, kernel and peers.
@@ -330,7 +331,7 @@ impl<'a> Blocking<'a> {
         }
         if rest.settled_ns != 0 {
             rest.settled_ns = 0;
-            rest.kin = self.session.view.kin(holder);
+            rest.kin = self.session.kin(holder);
         }
         poll_ns
     }
@@ -351,7 +352,7 @@ impl<'a> Blocking<'a> {
 
     fn is_proven_dead(&self, holder: Identity) -> bool {
         let rest = self.rest.as_ref().filter(|rest| rest.holder == holder);
-        let kin = rest.and_then(|rest| rest.kin.as_ref());
+        let kin = rest.and_then(|rest| rest.kin.as_deref());
         self.session.view.is_dead_with(kin, holder) == Some(true)
     }
 

@@ -30,7 +30,7 @@ use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
 use crate::runs::Runs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, ord};
-use crate::view::{Futex, View, now_ms, previous_of};
+use crate::view::{Futex, Kin, View, now_ms, previous_of};
 
 /// The sessions of this process. Touched only under a [`ForkHold`], so that no
 /// child is born with it locked.
@@ -58,6 +58,7 @@ pub(crate) struct Shared {
     stopping: AtomicU32,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
+    kins: Mutex<Vec<(Identity, Weak<Kin>)>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
@@ -171,6 +172,7 @@ impl Session {
             stopping: AtomicU32::new(0),
             watches: Mutex::default(),
             contention: Contention::default(),
+            kins: Mutex::default(),
             lost_calls: Mutex::default(),
         });
         Ok(Self {
@@ -324,6 +326,20 @@ fn collect_records(
 }
 
 impl Shared {
+    /// The threads of a holder, for one that waits for its end: a descriptor, which all in this
+    /// process that wait for it share.
+    pub(crate) fn kin(&self, holder: Identity) -> Option<Arc<Kin>> {
+        let mut kins = self.kins.lock();
+        kins.retain(|(_, kin)| kin.strong_count() > 0);
+        let mut shared = kins.iter().filter(|(of, _)| *of == holder);
+        if let Some(kin) = shared.find_map(|(_, kin)| kin.upgrade()) {
+            return Some(kin);
+        }
+        let kin = Arc::new(self.view.kin(holder)?);
+        kins.push((holder, Arc::downgrade(&kin)));
+        Some(kin)
+    }
+
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.witness.as_ref()?.borrow()
     }

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
+use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, openat, seek};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -100,6 +101,8 @@ pub(crate) struct Threads {
     listed: Vec<u32>,
     /// Open, it is this process's and no later one's.
     listing: Kept,
+    /// Whose turn it is to read the listing: it has one offset.
+    reading: Mutex<()>,
 }
 
 impl Threads {
@@ -130,6 +133,7 @@ impl Threads {
             keeper,
             listed,
             listing,
+            reading: Mutex::new(()),
         })
     }
 
@@ -143,7 +147,7 @@ impl Threads {
         // Mostly there have come no others since; a new listing takes longer.
         let ask = |listing: BorrowedFd<'_>| match self.are_exiting(listing, &self.listed)? {
             true => Some(true),
-            false => self.are_exiting(listing, &list(listing).ok()?),
+            false => self.are_exiting(listing, &self.list_again(listing)?),
         };
         self.listing
             .ask(ask)
@@ -170,13 +174,18 @@ impl Threads {
             .checked_sub(Self::OWN_LINKS)?;
         let there = match self.count_there(tids) {
             Some(there) => there,
-            None => list(listing)
-                .ok()?
+            None => self
+                .list_again(listing)?
                 .iter()
                 .filter(|&tid| tids.contains(tid))
                 .count(),
         };
         Some(there as u64 >= count)
+    }
+
+    fn list_again(&self, listing: BorrowedFd<'_>) -> Option<Vec<u32>> {
+        let _reading = self.reading.lock();
+        list(listing).ok()
     }
 
     /// How many of these threads there are; `None` if the kernel would not tell.
