@@ -1,6 +1,7 @@
 //! Who has a lock, who had it before, and what is known of them: the values that
 //! grants, errors and inspection all hand to people.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -109,28 +110,54 @@ impl fmt::Debug for CommandName {
     }
 }
 
-/// Bytes from the mapping, made safe for a terminal: control characters and invalid
-/// UTF-8 come out as escapes, everything printable as it is.
+/// Text that others wrote, made safe for a terminal: control characters, characters that
+/// reorder what stands beside them and those that nobody sees come out as escapes.
+///
+/// For people only: different texts may come out alike. Text without any of them is left
+/// alone.
+///
+/// ```
+/// assert_eq!(caslock::printable("a\x1b[31mb"), "a\\u{1b}[31mb");
+/// ```
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unprintable(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// The controls, and Unicode's format characters that nobody sees, but for the joiners
+/// U+200C and U+200D, without which some scripts and emoji cannot be written.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+        )
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Bytes from the mapping, made safe for a terminal: as [`printable`], and bytes that are
+/// not UTF-8 come out as escapes, too.
 pub(crate) fn escape_bytes(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() || c == '\u{2028}' || c == '\u{2029}' || is_bidi(c) {
-                out.extend(c.escape_default());
-            } else {
-                out.push(c);
-            }
-        }
+        out.push_str(&printable(chunk.valid()));
         for byte in chunk.invalid() {
             out.push_str(&format!("\\x{byte:02x}"));
         }
     }
     out
-}
-
-/// Characters that reorder what stands beside them on a terminal.
-const fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 /// The process that holds a lock.
@@ -270,6 +297,23 @@ mod tests {
         assert_eq!(escape_bytes(b"a\x1b[31m\xff\"b"), "a\\u{1b}[31m\\xff\"b");
         assert_eq!(escape_bytes("gr\u{fc}n".as_bytes()), "gr\u{fc}n");
         assert_eq!(escape_bytes("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn what_drives_a_terminal_or_is_not_seen_on_it_is_escaped_and_the_rest_left_alone() {
+        assert_eq!(
+            printable("a\x1b[31m\u{202e}b\n"),
+            "a\\u{1b}[31m\\u{202e}b\\n"
+        );
+        for unseen in [
+            '\u{9b}', '\u{ad}', '\u{61c}', '\u{200b}', '\u{2066}', '\u{feff}',
+        ] {
+            let escape = unseen.escape_default().to_string();
+            assert_eq!(printable(&format!("a{unseen}b")), format!("a{escape}b"));
+        }
+        for seen in ["plain \u{fc}", "\u{1f469}\u{200d}\u{1f680}", "a\\nb"] {
+            assert!(matches!(printable(seen), Cow::Borrowed(_)), "{seen}");
+        }
     }
 
     #[test]

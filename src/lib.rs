@@ -76,7 +76,9 @@ pub use error::{
     OpenError, TableReplaced,
 };
 pub use guard::Guard;
-pub use holder::{CommandName, Departed, FencingToken, Holder, Liveness, Previous, human};
+pub use holder::{
+    CommandName, Departed, FencingToken, Holder, Liveness, Previous, human, printable,
+};
 pub use inspect::{Forced, Inspector, SessionInfo, SlotInfo, SlotState, Snapshot, TableInfo};
 pub use lock::Lock;
 pub use table::{LockTable, Options, Reclaim};

@@ -5,6 +5,7 @@ use std::env;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
+pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
 use serde::Serialize;
 
@@ -26,41 +27,18 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     text
 }
 
-/// Text that came from others, made safe for a terminal: control characters and those that
-/// reorder what stands beside them come out as escapes.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_unprintable) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if is_unprintable(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    Cow::Owned(out)
-}
-
 /// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would
 /// take more than a pair of quotes.
 pub(crate) fn argument(name: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,=".contains(c);
-    let quotable = |c: char| !is_unprintable(c) && c != '\'' && c != '\\';
-    if name.is_empty() || name.starts_with('-') || !name.chars().all(quotable) {
+    let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains(['\'', '\\']);
+    if name.is_empty() || name.starts_with('-') || !is_quotable {
         Cow::Borrowed("NAME")
     } else if name.chars().all(plain) {
         Cow::Borrowed(name)
     } else {
         Cow::Owned(format!("'{name}'"))
     }
-}
-
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
-        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,14 +298,5 @@ mod tests {
             in_one_line(&error.context("/x")),
             "/x: cannot do it: no room"
         );
-    }
-
-    #[test]
-    fn what_drives_a_terminal_is_escaped_and_the_rest_is_left_alone() {
-        assert_eq!(
-            printable("a\x1b[31m\u{202e}b\n"),
-            "a\\u{1b}[31m\\u{202e}b\\n"
-        );
-        assert!(matches!(printable("plain \u{fc}"), Cow::Borrowed(_)));
     }
 }

@@ -9,7 +9,15 @@ use nix::pty::openpty;
 
 use common::{Outcome, Sandbox};
 
-const NASTY: &str = "a\x1b[31mred\x07\nnext\u{202e}desrever\"quoted\"";
+const NASTY: &str =
+    "a\x1b[31mred\x07\nnext\u{202e}desrever\u{61c}\u{ad}\u{200b}\u{feff}\u{9b}\"quoted\"";
+
+/// That a terminal shows this text as it is, line by line.
+fn assert_safe(text: &str) {
+    let unseen = ['\u{202e}', '\u{61c}', '\u{ad}', '\u{200b}', '\u{feff}'];
+    let is_unsafe = |c: char| c.is_control() && c != '\n' || unseen.contains(&c);
+    assert!(!text.contains(is_unsafe), "{text:?}");
+}
 
 #[test]
 fn names_and_notes_cannot_drive_the_terminal() {
@@ -24,10 +32,7 @@ fn names_and_notes_cannot_drive_the_terminal() {
     seen.push(sandbox.ok(&["show", NASTY]));
     seen.push(sandbox.run(&["doctor"]).stdout);
     for text in seen {
-        assert!(
-            !text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'),
-            "{text:?}"
-        );
+        assert_safe(&text);
     }
     // Two lines: the headings and one lock, whatever is in its name.
     assert_eq!(sandbox.ok(&["ls"]).lines().count(), 2);
