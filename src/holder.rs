@@ -92,6 +92,13 @@ impl CommandName {
         Self(bytes)
     }
 
+    /// The name as it was written, for a program rather than for a terminal. A name that
+    /// is not UTF-8 is given with escapes in place of what is not.
+    #[must_use]
+    pub fn text(&self) -> String {
+        text_of(self.bytes().to_vec())
+    }
+
     fn bytes(&self) -> &[u8] {
         let end = self.0.iter().position(|&b| b == 0).unwrap_or(self.0.len());
         &self.0[..end]
@@ -145,6 +152,12 @@ fn is_unprintable(c: char) -> bool {
         )
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Bytes from the mapping as the text that they are, or else as [`escape_bytes`] has them:
+/// what is not UTF-8 nobody wrote through this library.
+pub(crate) fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| escape_bytes(error.as_bytes()))
 }
 
 /// Bytes from the mapping, made safe for a terminal: as [`printable`], and bytes that are
@@ -334,5 +347,12 @@ mod tests {
     fn command_names_stop_at_the_first_nul() {
         let words = [u64::from_le_bytes(*b"sh\0xxxxx"), 0];
         assert_eq!(CommandName::from_words(words).to_string(), "sh");
+    }
+
+    #[test]
+    fn text_is_given_as_it_was_written_unless_it_is_none() {
+        let words = [u64::from_le_bytes(*b"a\nb\\nc\0x"), 0];
+        assert_eq!(CommandName::from_words(words).text(), "a\nb\\nc");
+        assert_eq!(text_of(b"a\n\xffb".to_vec()), "a\\n\\xffb");
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{ForceReleaseError, InspectError, OpenError, TableReplaced};
-use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, escape_bytes};
+use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, escape_bytes, text_of};
 use crate::layout;
 use crate::mapping::{Access, TableFile};
 use crate::os::byte_lock;
@@ -56,7 +56,9 @@ impl std::fmt::Display for SlotState {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SlotInfo {
-    /// Its name, escaped where the file holds what a terminal should not see.
+    /// Its name as it was written, which is not fit for a terminal as it is: see
+    /// [`printable`](crate::printable). A name in a damaged file that is not UTF-8 is
+    /// given with escapes in place of what is not, and is no name to ask for.
     pub name: String,
     /// What it is doing.
     pub state: SlotState,
@@ -68,7 +70,7 @@ pub struct SlotInfo {
     pub holder: Option<Holder>,
     /// How the latest grant ended, when nobody holds it.
     pub previous: Previous,
-    /// The note of the current grant.
+    /// The note of the current grant, as it was written; the same holds as for the name.
     pub note: Option<String>,
 }
 
@@ -140,8 +142,7 @@ impl Snapshot {
     /// The slot of that name.
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<&SlotInfo> {
-        let escaped = escape_bytes(name.as_bytes());
-        self.slots.iter().find(|slot| slot.name == escaped)
+        self.slots.iter().find(|slot| slot.name == name)
     }
 }
 
@@ -168,7 +169,7 @@ pub enum Forced {
 /// # let _guard = lock.acquire()?;
 /// let inspector = caslock::Inspector::open(&path)?;
 /// for slot in inspector.snapshot()?.slots {
-///     println!("{} is {}", slot.name, slot.state);
+///     println!("{} is {}", caslock::printable(&slot.name), slot.state);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -320,7 +321,7 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
         let now = view_or_word(words);
         (renames & 1 == 0 && words.renames() == renames).then_some((key, now))
     })?;
-    let name = escape_bytes(&key?.to_bytes());
+    let name = text_of(key?.to_bytes());
     let (state, holder) = match now.word.owner() {
         Owner::Held(who) if view.knows(who) => (SlotState::Held, Some(view.holder(who, &now))),
         Owner::Held(_) | Owner::Corrupt => (SlotState::Corrupt, None),
@@ -330,7 +331,7 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
     };
     let note = holder
         .and_then(|_| record.read_note(now.token))
-        .map(|note| escape_bytes(&note.to_bytes()));
+        .map(|note| text_of(note.to_bytes()));
     Some(SlotInfo {
         name,
         state,

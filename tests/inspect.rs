@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
@@ -230,37 +231,79 @@ fn a_session_lasts_as_long_as_its_last_handle() {
     );
 }
 
-/// Row 34: names and notes come out of a file that others write.
+/// Row 34: names come out of a file that others write.
 #[test]
-fn control_bytes_in_names_and_notes_are_shown_escaped() {
-    let _watchdog = watchdog("control_bytes_in_names_and_notes_are_shown_escaped");
+fn control_bytes_in_names_are_shown_escaped() {
+    let _watchdog = watchdog("control_bytes_in_names_are_shown_escaped");
     let scratch = Scratch::with(on_death());
     let table = scratch.open();
-    let evil = "a\x1b]0;owned\x07\x1b[2J\r\n\u{202e}b";
-    let lock = table.lock(evil).expect("a lock");
+    let lock = table.lock(EVIL).expect("a lock");
     let guard = lock.acquire().expect("a grant");
-    guard.set_note(evil).expect("a note");
-    let snapshot = table.inspect().expect("a snapshot");
-    let slot = &snapshot.slots[0];
-    for text in [&slot.name, slot.note.as_ref().expect("the note")] {
-        assert!(
-            !text.chars().any(|c| c.is_control() || c == '\u{202e}'),
-            "{text:?}"
-        );
-        assert!(text.contains("\\u{1b}[2J"), "{text:?}");
+    let busy = lock.try_acquire().map(drop).expect_err("held");
+    let unknown = table
+        .force_release(format!("{EVIL}?"), 1)
+        .expect_err("no such lock");
+    let stale = table.force_release(EVIL, 0).expect_err("not that token");
+    for shown in [busy.to_string(), unknown.to_string(), stale.to_string()] {
+        let is_unsafe = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!shown.contains(is_unsafe), "{shown:?}");
+        assert!(shown.contains("\\u{1b}[2J"), "{shown:?}");
     }
-    let busy = table
-        .lock(evil)
-        .expect("a lock")
-        .try_acquire()
-        .map(drop)
-        .expect_err("held");
-    assert!(!busy.to_string().chars().any(char::is_control), "{busy}");
-    assert!(
-        snapshot.slot(evil).or(snapshot.slot(&slot.name)).is_some(),
-        "found by name"
-    );
     drop(guard);
+}
+
+const EVIL: &str = "a\x1b]0;owned\x07\x1b[2J\r\n\u{202e}b";
+
+/// Two locks came out as one: a name was given as it is shown, where a line's end looks
+/// like a backslash and an n.
+#[test]
+fn names_and_notes_are_given_as_they_were_written() {
+    let _watchdog = watchdog("names_and_notes_are_given_as_they_were_written");
+    let scratch = Scratch::with(on_death());
+    let table = scratch.open();
+    let names = ["a\nb", "a\\nb", EVIL];
+    for name in names {
+        let lock = table.lock(name).expect("a lock");
+        let guard = lock.acquire().expect("a grant");
+        guard.set_note(name).expect("a note");
+        std::mem::forget(guard);
+    }
+    let snapshot = table.inspect().expect("a snapshot");
+    assert_eq!(snapshot.slots.len(), names.len());
+    let inspector = Inspector::open(scratch.table()).expect("the table opens");
+    for name in names {
+        let listed = snapshot.slot(name).expect("found by its name");
+        let alone = inspector.slot(name).expect("not forked").expect("the same");
+        for slot in [listed, &alone] {
+            assert_eq!(
+                (slot.name.as_str(), slot.note.as_deref()),
+                (name, Some(name))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_given_with_escapes() {
+    let _watchdog = watchdog("a_name_that_is_not_utf_8_is_given_with_escapes");
+    let scratch = Scratch::with(on_death());
+    let name = "a\nname to be damaged";
+    let table = scratch.open();
+    table.lock(name).expect("a lock");
+    let bytes = fs::read(scratch.table()).expect("the table");
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name.as_bytes())
+        .expect("the name in the file");
+    let file = fs::File::options().write(true).open(scratch.table());
+    file.expect("the table")
+        .write_all_at(b"\xff", at as u64)
+        .expect("a write");
+    let snapshot = table.inspect().expect("a snapshot");
+    let [slot] = &snapshot.slots[..] else {
+        panic!("{snapshot:?}");
+    };
+    assert_eq!(slot.name, "\\xff\\nname to be damaged");
 }
 
 #[test]

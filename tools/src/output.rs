@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
 use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 
 /// One line on stderr, from the wrapper and not from its command.
 pub(crate) fn say(message: fmt::Arguments<'_>) {
@@ -108,7 +109,8 @@ impl Out {
     }
 
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.to, value)?;
+        let mut serializer = Serializer::with_formatter(&mut self.to, Visible);
+        value.serialize(&mut serializer)?;
         self.to.write_all(b"\n")
     }
 
@@ -125,6 +127,28 @@ impl Write for Out {
 
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
+    }
+}
+
+/// JSON in one line. The text is what it was, to whoever parses it; on a terminal, JSON's
+/// own escapes stand for what is not [`printable`], of which JSON asks that of some only.
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W>(&mut self, to: &mut W, fragment: &str) -> io::Result<()>
+    where
+        W: ?Sized + Write,
+    {
+        let Cow::Owned(_) = printable(fragment) else {
+            return to.write_all(fragment.as_bytes());
+        };
+        for unit in fragment.encode_utf16() {
+            match u8::try_from(unit) {
+                Ok(byte @ b' '..=b'~') => to.write_all(&[byte])?,
+                _ => write!(to, "\\u{unit:04x}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -266,7 +290,7 @@ impl From<Holder> for HolderJson {
         Self {
             pid: holder.pid,
             session: holder.session,
-            command: holder.command.to_string(),
+            command: holder.command.text(),
             liveness: holder.liveness.as_str(),
             heartbeat_age_ms: millis(holder.heartbeat_age),
         }
@@ -289,6 +313,21 @@ mod tests {
         for name in ["", "-n", "it's", "a\\u{1b}", "a\x1b"] {
             assert_eq!(argument(name), "NAME", "{name:?}");
         }
+    }
+
+    #[test]
+    fn json_carries_the_text_itself_in_letters_that_a_terminal_can_show() {
+        let text = "gr\u{fc}n a\nb\\n \"c\"\x1b \u{fc}\u{9b}31m\u{202e}\u{e0041}\x7f";
+        let mut json = Vec::new();
+        let mut serializer = Serializer::with_formatter(&mut json, Visible);
+        text.serialize(&mut serializer).expect("no error");
+        let json = String::from_utf8(json).expect("UTF-8");
+        assert_eq!(
+            json,
+            "\"gr\u{fc}n a\\nb\\\\n \\\"c\\\"\\u001b \
+             \\u00fc\\u009b31m\\u202e\\udb40\\udc41\\u007f\""
+        );
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
     }
 
     #[test]

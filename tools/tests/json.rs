@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::os::unix::fs::symlink;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use common::{Process, Sandbox, until};
+use common::{CASLOCK, Process, Running, Sandbox, until};
 
 const SLOT: &[&str] = &[
     "name", "state", "token", "waiters", "held_ms", "holder", "note",
@@ -60,6 +62,39 @@ fn a_held_slot_names_its_holder() {
     assert_eq!(who["command"], "caslock");
     assert_eq!(who["liveness"], "alive");
     assert!(who["heartbeat_age_ms"].is_u64(), "{text}");
+}
+
+/// They came out as one: a line's end as a backslash and an n, which people are shown.
+#[test]
+fn names_and_notes_are_those_that_were_given() {
+    let sandbox = Sandbox::new();
+    let names = ["a\nb", "a\\nb", "\x1b[2J\u{9b}\u{202e}\u{1f680}"];
+    let _holders = names.map(|name| sandbox.hold_with(&["--note", name], name, "exec sleep 1000"));
+    let text = sandbox.ok(&["ls", "--json"]);
+    assert!(!text.trim_end().contains(char::is_control), "{text:?}");
+    let slots = parse(&text);
+    for name in names {
+        let slot = sandbox.slot(name);
+        assert_eq!((&slot["name"], &slot["note"]), (&json!(name), &json!(name)));
+        let listed = slots.as_array().expect("an array");
+        let same = listed.iter().filter(|listed| listed["name"] == name);
+        assert_eq!(same.count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_command_has_the_name_that_it_runs_by() {
+    let sandbox = Sandbox::new();
+    let program = sandbox.path().join("a\nb\\nc");
+    symlink(CASLOCK, &program).expect("a symbolic link");
+    let mut command = sandbox.command(&program);
+    command.args(["run", "job", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
+    let _holder = Running::of(sandbox.start(command));
+    let slot = sandbox.slot("job");
+    assert_eq!(slot["holder"]["command"], "a\nb\\nc");
+    let sessions = sandbox.json(&["sessions", "--json"]);
+    assert_eq!(sessions[0]["command"], "a\nb\\nc");
+    assert!(sandbox.ok(&["sessions"]).contains(" a\\nb\\nc "));
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl From<&SessionInfo> for SessionJson {
         Self {
             session: session.session,
             pid: session.pid,
-            command: session.command.to_string(),
+            command: session.command.text(),
             liveness: session.liveness.as_str(),
             heartbeat_age_ms: millis(session.heartbeat_age),
             attached_ms: millis(session.attached_for),

@@ -512,10 +512,7 @@ pub const ROWS: &[Row] = &[
         34,
         "Lock names with escape codes",
         &[
-            real(
-                "inspect",
-                "control_bytes_in_names_and_notes_are_shown_escaped",
-            ),
+            real("inspect", "control_bytes_in_names_are_shown_escaped"),
             tool("output", "names_and_notes_cannot_drive_the_terminal"),
         ],
     ),
