@@ -4,17 +4,21 @@ use std::borrow::Cow;
 use std::env;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::path::Path;
 
 pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-/// One line on stderr, from the wrapper and not from its command.
+/// One line on stderr, from the wrapper and not from its command; what names and paths in
+/// it could do to a terminal is escaped.
 pub(crate) fn say(message: fmt::Arguments<'_>) {
+    let message = message.to_string();
+    let line = format!("caslock: {}\n", printable(&message));
     // A line is written whole, so that those of several wrappers do not mix; where nobody
     // listens there is nobody to tell.
-    let _ = io::stderr().write_all(format!("caslock: {message}\n").as_bytes());
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// An error and its causes, without those that it has named itself.
@@ -26,6 +30,11 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// A path for people: as it is, unless a terminal would take part of it for something else.
+pub(crate) fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy()).into_owned()
 }
 
 /// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would

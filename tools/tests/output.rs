@@ -41,6 +41,39 @@ fn names_and_notes_cannot_drive_the_terminal() {
 }
 
 #[test]
+fn a_tables_path_cannot_drive_the_terminal() {
+    let sandbox = Sandbox::new();
+    let path = "odd \x1b[31m\u{202e}.table";
+    let nowhere = format!("{path}/no.table");
+    let run = |args: &[&str]| {
+        let outcome = sandbox.run(args);
+        format!("{}{}", outcome.stdout, outcome.stderr)
+    };
+    let mut seen = vec![
+        run(&["--table", path, "ls"]),
+        run(&["create", &nowhere]),
+        run(&["create", path, "--table", path]),
+    ];
+    sandbox.ok(&["create", path]);
+    seen.extend([
+        run(&["create", path]),
+        run(&["--table", path, "ls"]),
+        run(&["--table", path, "sessions"]),
+        run(&["--table", path, "show", "job"]),
+        run(&["--table", path, "force-release", "job", "--token", "1"]),
+        run(&["--table", path, "doctor"]),
+        run(&["--table", &nowhere, "run", "job", "--", "true"]),
+        run(&["--table", &nowhere, "bench"]),
+    ]);
+    sandbox.ok(&["--table", path, "run", "job", "--", "true"]);
+    seen.push(run(&["--table", path, "show", "job"]));
+    for text in seen {
+        assert_safe(&text);
+        assert!(text.contains("odd \\u{1b}[31m\\u{202e}.table"), "{text:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_has_gone_away_is_no_failure() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold("job");

@@ -7,7 +7,7 @@ use caslock::{Inspector, SlotInfo, human};
 
 use crate::cli::Ls;
 use crate::exit_code::ExitCode;
-use crate::output::{Align, Cell, Columns, Out, Paint, SlotJson};
+use crate::output::{Align, Cell, Columns, Out, Paint, SlotJson, shown};
 
 pub(crate) fn ls(path: &Path, args: &Ls) -> anyhow::Result<ExitCode> {
     let slots = Inspector::open(path)?.snapshot()?.slots;
@@ -15,7 +15,7 @@ pub(crate) fn ls(path: &Path, args: &Ls) -> anyhow::Result<ExitCode> {
     if args.json {
         out.json(&slots.iter().map(SlotJson::from).collect::<Vec<_>>())?;
     } else if slots.is_empty() {
-        writeln!(out, "no locks yet in {}", path.display())?;
+        writeln!(out, "no locks yet in {}", shown(path))?;
     } else {
         columns(&slots).write(&mut out)?;
     }

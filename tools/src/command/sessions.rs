@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Sessions;
 use crate::exit_code::ExitCode;
-use crate::output::{Align, Cell, Columns, Out, Paint, millis};
+use crate::output::{Align, Cell, Columns, Out, Paint, millis, shown};
 
 pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode> {
     let sessions = Inspector::open(path)?.snapshot()?.sessions;
@@ -16,7 +16,7 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
     if args.json {
         out.json(&sessions.iter().map(SessionJson::from).collect::<Vec<_>>())?;
     } else if sessions.is_empty() {
-        writeln!(out, "no process uses {}", path.display())?;
+        writeln!(out, "no process uses {}", shown(path))?;
     } else {
         columns(&sessions).write(&mut out)?;
     }
