@@ -1,12 +1,13 @@
 //! One error enum an operation, each variant a situation, each message written for the
-//! person who meets it: what happened, to which lock, who holds it, what to do.
+//! person who meets it: what happened, to which lock, who holds it, what to do. Names are
+//! [`printable`] in the messages, and as they were given in the fields.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::holder::{FencingToken, Holder, Previous};
+use crate::holder::{FencingToken, Holder, Previous, printable};
 
 /// Why a table could not be opened or created.
 #[derive(Debug, thiserror::Error)]
@@ -179,20 +180,22 @@ pub enum LockError {
     },
     /// Every slot is held, waited for, or carries the news of a holder that left without releasing.
     #[error(
-        "no slot for \"{name}\": all {slots} are held, waited for or abandoned; `caslock ls` shows them, and `caslock force-release` frees an abandoned one"
+        "no slot for \"{name}\": all {slots} are held, waited for or abandoned; `caslock ls` shows them, and `caslock force-release` frees an abandoned one",
+        name = printable(.name)
     )]
     TableFull {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
         /// How many names the table can have.
         slots: u32,
     },
     /// Another process is stuck in the middle of creating a name.
     #[error(
-        "cannot create \"{name}\": {holder} has been creating a name all this time; it must run on (kill -CONT) or end"
+        "cannot create \"{name}\": {holder} has been creating a name all this time; it must run on (kill -CONT) or end",
+        name = printable(.name)
     )]
     NamingStuck {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
         /// The process that is stuck.
         holder: Holder,
@@ -204,9 +207,9 @@ pub enum LockError {
     #[error(transparent)]
     Forked(#[from] Forked),
     /// The table's own words make no sense.
-    #[error("cannot create \"{name}\": the table's naming lock is damaged; create a new table")]
+    #[error("cannot create \"{name}\": the table's naming lock is damaged; create a new table", name = printable(.name))]
     Corrupt {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
     },
 }
@@ -216,27 +219,28 @@ pub enum LockError {
 #[non_exhaustive]
 pub enum AcquireError {
     /// Somebody holds it.
-    #[error("\"{name}\" is held by {holder}")]
+    #[error("\"{name}\" is held by {holder}", name = printable(.name))]
     Busy {
-        /// The lock's name, escaped.
+        /// The lock's name, as it was given.
         name: String,
         /// Who holds it.
         holder: Holder,
     },
     /// Somebody still held it at the deadline.
-    #[error("timed out waiting for \"{name}\", held by {holder}")]
+    #[error("timed out waiting for \"{name}\", held by {holder}", name = printable(.name))]
     TimedOut {
-        /// The lock's name, escaped.
+        /// The lock's name, as it was given.
         name: String,
         /// Who holds it.
         holder: Holder,
     },
     /// The slot's owner word is one that no rule can have produced.
     #[error(
-        "the slot of \"{name}\" is damaged (owner word {word:#018x}); `caslock force-release --even-if-alive` frees it"
+        "the slot of \"{name}\" is damaged (owner word {word:#018x}); `caslock force-release --even-if-alive` frees it",
+        name = printable(.name)
     )]
     Corrupt {
-        /// The lock's name, escaped.
+        /// The lock's name, as it was given.
         name: String,
         /// The owner word that was found.
         word: u64,
@@ -274,7 +278,7 @@ pub struct Forked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// The lock's name, escaped.
+    /// The lock's name, as it was given.
     pub name: String,
     /// The token of the grant that was lost.
     pub token: FencingToken,
@@ -300,7 +304,8 @@ impl std::error::Error for Lost {}
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lost \"{}\" (token {}): ", self.name, self.token)?;
+        let name = printable(&self.name);
+        write!(f, "lost \"{name}\" (token {}): ", self.token)?;
         match self.how {
             LostHow::Vacated(previous) => write!(f, "{previous}"),
             LostHow::TakenOver(holder) => write!(f, "now held by {holder}"),
@@ -343,17 +348,18 @@ pub enum InspectError {
 #[non_exhaustive]
 pub enum ForceReleaseError {
     /// The table has no such name.
-    #[error("no lock named \"{name}\"")]
+    #[error("no lock named \"{name}\"", name = printable(.name))]
     NoSuchLock {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
     },
     /// The slot's latest grant is another one.
     #[error(
-        "\"{name}\": token {asked} is not the latest grant, which is {current}; look again (`caslock show`) before forcing"
+        "\"{name}\": token {asked} is not the latest grant, which is {current}; look again (`caslock show`) before forcing",
+        name = printable(.name)
     )]
     TokenMismatch {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
         /// The token that was asked for.
         asked: FencingToken,
@@ -361,9 +367,9 @@ pub enum ForceReleaseError {
         current: FencingToken,
     },
     /// The grant has ended by itself.
-    #[error("\"{name}\" (token {token}) is not held: nothing to release")]
+    #[error("\"{name}\" (token {token}) is not held: nothing to release", name = printable(.name))]
     NotHeld {
-        /// The name, escaped.
+        /// The name, as it was given.
         name: String,
         /// The token that was asked for.
         token: FencingToken,

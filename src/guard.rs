@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::contention::{Streaks, is_call_due, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
-use crate::holder::{Departed, FencingToken, Previous, escape_bytes};
+use crate::holder::{Departed, FencingToken, Previous};
 use crate::lock::Lock;
 use crate::os::clock;
 use crate::os::fork::Gate;
@@ -452,7 +452,7 @@ fn lost(lock: &Lock, index: u32, token: FencingToken) -> Lost {
     let session = lock.session();
     if session.gate.is_wiped() {
         return Lost {
-            name: escape_bytes(lock.name().as_bytes()),
+            name: lock.name().to_owned(),
             token,
             how: LostHow::Forked,
         };

@@ -162,7 +162,7 @@ pub(crate) fn text_of(bytes: Vec<u8>) -> String {
 
 /// Bytes from the mapping, made safe for a terminal: as [`printable`], and bytes that are
 /// not UTF-8 come out as escapes, too.
-pub(crate) fn escape_bytes(bytes: &[u8]) -> String {
+fn escape_bytes(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         out.push_str(&printable(chunk.valid()));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{ForceReleaseError, InspectError, OpenError, TableReplaced};
-use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, escape_bytes, text_of};
+use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, text_of};
 use crate::layout;
 use crate::mapping::{Access, TableFile};
 use crate::os::byte_lock;
@@ -410,8 +410,8 @@ pub(crate) fn force_release(
     name: &str,
     asked: FencingToken,
 ) -> Result<Forced, ForceReleaseError> {
-    let escaped = || escape_bytes(name.as_bytes());
-    let no_such_lock = || ForceReleaseError::NoSuchLock { name: escaped() };
+    let given = || name.to_owned();
+    let no_such_lock = || ForceReleaseError::NoSuchLock { name: given() };
     let key = view.key(name.as_bytes()).ok_or_else(no_such_lock)?;
     loop {
         let found = view.names().find(&key).ok_or_else(no_such_lock)?;
@@ -422,14 +422,14 @@ pub(crate) fn force_release(
         }
         if now.word.owner() == Owner::Vacant(Vacancy::Fresh) {
             return Err(ForceReleaseError::NotHeld {
-                name: escaped(),
+                name: given(),
                 token: asked,
             });
         }
         if now.token != asked.0 {
             let current = FencingToken(now.token);
             return Err(ForceReleaseError::TokenMismatch {
-                name: escaped(),
+                name: given(),
                 asked,
                 current,
             });
@@ -446,7 +446,7 @@ pub(crate) fn force_release(
             ),
             Owner::Vacant(_) => {
                 return Err(ForceReleaseError::NotHeld {
-                    name: escaped(),
+                    name: given(),
                     token: asked,
                 });
             }

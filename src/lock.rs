@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::blocking::{Blocking, Patience, Stop};
 use crate::error::{AcquireError, InspectError, LockError};
 use crate::guard::{Cause, Guard};
-use crate::holder::{Holder, escape_bytes};
+use crate::holder::Holder;
 use crate::os::clock;
 use crate::os::fork::Gate;
 use crate::protocol::names::{Full, Key, NamingWords, Resolved};
@@ -472,21 +472,17 @@ impl Lock {
 
     fn corrupt(&self, word: OwnerWord) -> AcquireError {
         AcquireError::Corrupt {
-            name: self.escaped(),
+            name: self.name().to_owned(),
             word: word.bits(),
         }
     }
 
     fn refused(&self, holder: Holder, patience: Patience) -> AcquireError {
-        let name = self.escaped();
+        let name = self.name().to_owned();
         match patience {
             Patience::None => AcquireError::Busy { name, holder },
             Patience::Until(_) | Patience::Endless => AcquireError::TimedOut { name, holder },
         }
-    }
-
-    fn escaped(&self) -> String {
-        escape_bytes(self.name().as_bytes())
     }
 }
 
@@ -579,12 +575,12 @@ fn create(
     let naming = Naming::lock(session, Patience::Until(until_ns));
     let naming = naming.map_err(|stop| match (stop, session.closed()) {
         (Stop::Refused(holder), _) => LockError::NamingStuck {
-            name: escape_bytes(name.as_bytes()),
+            name: name.to_owned(),
             holder,
         },
         (Stop::Closed, Some(why)) => why.into(),
         (Stop::Closed | Stop::Renamed | Stop::Corrupt(_), _) => LockError::Corrupt {
-            name: escape_bytes(name.as_bytes()),
+            name: name.to_owned(),
         },
     })?;
     let names = session.view.names();
@@ -595,7 +591,7 @@ fn create(
     }
     drop(naming);
     found.map_err(|Full| LockError::TableFull {
-        name: escape_bytes(name.as_bytes()),
+        name: name.to_owned(),
         slots: session.view.geometry.slots,
     })
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::contention::Contention;
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
-use crate::holder::{FencingToken, escape_bytes};
+use crate::holder::FencingToken;
 use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
@@ -476,7 +476,7 @@ impl Shared {
             None => LostHow::Gone,
         };
         Lost {
-            name: escape_bytes(name.as_bytes()),
+            name: name.to_owned(),
             token,
             how,
         }

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use caslock::{
-    FencingToken, ForceReleaseError, Forced, Inspector, Liveness, LockTable, Lost, LostHow,
-    NoteError, OpenError, Previous, Reclaim, SlotState,
+    AcquireError, FencingToken, ForceReleaseError, Forced, Inspector, Liveness, LockTable, Lost,
+    LostHow, NoteError, OpenError, Previous, Reclaim, SlotState,
 };
 use common::{
     Child, Dice, Grant, Scratch, dispatch, on_death, on_expiry, puppet, report, wait_until,
@@ -244,6 +244,11 @@ fn control_bytes_in_names_are_shown_escaped() {
         .force_release(format!("{EVIL}?"), 1)
         .expect_err("no such lock");
     let stale = table.force_release(EVIL, 0).expect_err("not that token");
+    // A field is for programs: the name as it was given, not as the message has it.
+    let AcquireError::Busy { name, .. } = &busy else {
+        panic!("{busy:?}");
+    };
+    assert_eq!(name, EVIL);
     for shown in [busy.to_string(), unknown.to_string(), stale.to_string()] {
         let is_unsafe = |c: char| c.is_control() || c == '\u{202e}';
         assert!(!shown.contains(is_unsafe), "{shown:?}");
