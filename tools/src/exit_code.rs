@@ -130,8 +130,6 @@ pub(crate) fn of_error(error: &anyhow::Error) -> ExitCode {
 fn of_open(error: &OpenError) -> ExitCode {
     match error {
         OpenError::NotFound { .. } | OpenError::NotATable { .. } => ExitCode::NoTable,
-        // The directory, as a rule.
-        OpenError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => ExitCode::NoTable,
         OpenError::AlreadyExists { .. }
         | OpenError::Filesystem { .. }
         | OpenError::LocksNotKept { .. }

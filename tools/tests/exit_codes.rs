@@ -163,6 +163,8 @@ fn a_table_that_cannot_be_created_is_73() {
     for args in cases {
         let nowhere = sandbox.run(args);
         assert_eq!(nowhere.code(), 73, "{nowhere:?}");
+        let why = "its directory does not exist";
+        assert!(nowhere.stderr.contains(why), "{nowhere:?}");
     }
     let look = sandbox.run(&["--table", "no/such/place", "ls"]);
     assert_eq!(look.code(), 66, "{look:?}");
@@ -171,6 +173,36 @@ fn a_table_that_cannot_be_created_is_73() {
     let again = sandbox.run(&["create", "new.table"]);
     assert_eq!(again.code(), 73, "{again:?}");
     assert!(again.stderr.contains("new.table"), "{again:?}");
+}
+
+/// What was missing was said to be the directory, whatever it was.
+#[test]
+fn without_a_proc_that_is_what_is_said_to_be_missing() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let without_proc = |args: &[&str]| {
+        let mut command = sandbox.command("unshare");
+        let script = "umount -l /proc && exec \"$@\"";
+        command.args(["-m", "sh", "-c", script, "sh"]).args(args);
+        sandbox.start(command).finish()
+    };
+    if !without_proc(&["true"]).status.success() {
+        eprintln!("skipped: mount namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    for args in [
+        &[CASLOCK, "run", "job", "--", "true"][..],
+        &[CASLOCK, "--table", "new.table", "run", "job", "--", "true"],
+        &[CASLOCK, "create", "new.table"],
+    ] {
+        let outcome = without_proc(args);
+        assert_eq!(outcome.code(), 125, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("/proc"), "{args:?}: {outcome:?}");
+        assert!(!outcome.stderr.contains("its directory"), "{outcome:?}");
+    }
+    let nowhere = without_proc(&[CASLOCK, "create", "no/such/place"]);
+    assert_eq!(nowhere.code(), 73, "{nowhere:?}");
+    assert!(nowhere.stderr.contains("its directory"), "{nowhere:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod run;
 mod sessions;
 mod show;
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -35,18 +36,27 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Why a table could not be created. Where something was missing although the file itself
-/// was to be made, that is the directory.
+/// Why a table could not be created. Where the directory that it was to be in is missing,
+/// that is said; something else may be missing as well, like /proc.
 fn cannot_create(path: &Path, error: OpenError) -> anyhow::Error {
-    let missing = match &error {
-        OpenError::NotFound { .. } => true,
-        OpenError::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
+    let is_directory_missing = match &error {
+        OpenError::Io { path, error, .. } => {
+            is_absence(error) && path.parent().is_some_and(is_missing)
+        }
         _ => false,
     };
-    if missing {
+    if is_directory_missing {
         let message = format!("{}: its directory does not exist", path.display());
         Refusal::new(ExitCode::CannotCreate, message).into()
     } else {
         error.into()
     }
+}
+
+fn is_missing(directory: &Path) -> bool {
+    fs::metadata(directory).is_err_and(|error| is_absence(&error))
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
