@@ -192,15 +192,28 @@ pub struct Holder {
     pub liveness: Liveness,
     /// How long ago its last heartbeat was, by the monotonic clock; for showing only.
     pub heartbeat_age: Duration,
+    /// Whether its PID means the same here as there; `false`, too, where that cannot be told.
+    pub same_pid_namespace: bool,
+}
+
+impl Holder {
+    /// The process in words: its PID, in parentheses and with a word on it if it means
+    /// another process here, and its command name.
+    pub fn process(&self) -> impl fmt::Display {
+        let Self { pid, command, .. } = self;
+        match self.same_pid_namespace {
+            true => format!("process {pid} ({command})"),
+            false => format!("process ({pid}) ({command}) in another PID namespace"),
+        }
+    }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "process {} ({}), token {}, held for {}",
-            self.pid,
-            self.command,
+            "{}, token {}, held for {}",
+            self.process(),
             self.token,
             human(self.held_for)
         )?;
@@ -341,6 +354,26 @@ mod tests {
             assert_eq!(human(Duration::from_millis(ms)), text);
         }
         assert_eq!(human(Duration::from_secs(2 * 86_400 + 4 * 3600)), "2d04h");
+    }
+
+    #[test]
+    fn a_pid_of_another_namespace_is_marked_and_the_mark_explained() {
+        let mut holder = Holder {
+            pid: 7,
+            session: 0,
+            command: CommandName::from_words([u64::from_le_bytes(*b"job\0\0\0\0\0"), 0]),
+            token: FencingToken(3),
+            held_for: Duration::from_secs(12),
+            liveness: Liveness::Alive,
+            heartbeat_age: Duration::ZERO,
+            same_pid_namespace: true,
+        };
+        assert_eq!(holder.to_string(), "process 7 (job), token 3, held for 12s");
+        holder.same_pid_namespace = false;
+        assert_eq!(
+            holder.to_string(),
+            "process (7) (job) in another PID namespace, token 3, held for 12s"
+        );
     }
 
     #[test]

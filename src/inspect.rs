@@ -90,7 +90,7 @@ pub struct SessionInfo {
     pub heartbeat_age: Duration,
     /// How long ago it attached.
     pub attached_for: Duration,
-    /// Whether its PID means the same here as there.
+    /// Whether its PID means the same here as there; `false`, too, where that cannot be told.
     pub same_pid_namespace: bool,
     /// How many slots it holds.
     pub held: u32,
@@ -397,7 +397,7 @@ fn session_infos(view: &View, held: &[u32]) -> Vec<SessionInfo> {
                 liveness,
                 heartbeat_age,
                 attached_for: since(who.now_ms),
-                same_pid_namespace: view.pid_namespace == Some(who.pid_namespace),
+                same_pid_namespace: view.shares_pids_with(&who),
                 held: held.get(session as usize).copied().unwrap_or(0),
             })
         })

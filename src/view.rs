@@ -14,7 +14,7 @@ use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
 use crate::protocol::ordering::Site;
-use crate::protocol::session::{SessionRecord, SessionView};
+use crate::protocol::session::{Credentials, SessionRecord, SessionView};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::Wake;
 use crate::protocol::word::{Identity, Owner, Vacancy};
@@ -162,8 +162,12 @@ impl View {
     /// Whether this process sees under `/proc` the threads that a session ends with.
     fn shows_threads(&self, view: &SessionView) -> bool {
         let who = &view.credentials;
-        let same_namespace = self.pid_namespace == Some(who.pid_namespace);
-        view.active && same_namespace && !who.shares_witness
+        view.active && self.shares_pids_with(who) && !who.shares_witness
+    }
+
+    /// Whether a session's PID means the same here as there, for certain.
+    pub(crate) fn shares_pids_with(&self, who: &Credentials) -> bool {
+        self.pid_namespace == Some(who.pid_namespace)
     }
 
     pub(crate) fn liveness(&self, holder: Identity) -> (Liveness, Duration) {
@@ -188,21 +192,23 @@ impl View {
     /// Describes the holder in a slot, for people.
     pub(crate) fn holder(&self, who: Identity, slot: &SlotView) -> Holder {
         let (liveness, heartbeat_age) = self.liveness(who);
-        let command = self
+        let credentials = self
             .record(who.session())
             .and_then(SessionRecord::view)
-            .filter(|view| view.credentials.pid == who.pid())
-            .map_or_else(CommandName::default, |view| {
-                CommandName::from_words(view.credentials.command)
-            });
+            .map(|view| view.credentials)
+            .filter(|credentials| credentials.pid == who.pid());
         Holder {
             pid: who.pid(),
             session: who.session(),
-            command,
+            command: credentials.map_or_else(CommandName::default, |credentials| {
+                CommandName::from_words(credentials.command)
+            }),
             token: FencingToken(slot.token),
             held_for: since(slot.since_ms),
             liveness,
             heartbeat_age,
+            same_pid_namespace: credentials
+                .is_some_and(|credentials| self.shares_pids_with(&credentials)),
         }
     }
 

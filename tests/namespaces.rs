@@ -108,7 +108,9 @@ fn inspection_says_whose_process_ids_are_foreign() {
         return;
     }
     let scratch = Scratch::with(on_death());
-    let (_inside, outside) = (contained(&scratch), Child::puppet(&scratch.table()));
+    let (mut inside, mut outside) = (contained(&scratch), Child::puppet(&scratch.table()));
+    inside.acquire("inside");
+    outside.acquire("outside");
     let inspector = Inspector::open(scratch.table()).expect("the table opens");
     let snapshot = inspector.snapshot().expect("a snapshot");
     let mut seen: Vec<_> = snapshot
@@ -118,6 +120,13 @@ fn inspection_says_whose_process_ids_are_foreign() {
         .collect();
     seen.sort_unstable();
     assert_eq!(seen, [(1, false), (outside.pid(), true)]);
+    for (name, pid, same) in [("inside", 1, false), ("outside", outside.pid(), true)] {
+        let holder = snapshot.slot(name).and_then(|slot| slot.holder);
+        let holder = holder.expect("it is held");
+        assert_eq!((holder.pid, holder.same_pid_namespace), (pid, same));
+        let marked = holder.to_string().contains("in another PID namespace");
+        assert_eq!(marked, !same, "{holder}");
+    }
     assert!(
         snapshot
             .sessions

@@ -69,8 +69,12 @@ Examples:
   caslock ls
   caslock ls --json | jq -r '.[] | select(.state == \"held\") | .name'
 
+A PID in parentheses is one of another PID namespace (a container): here it means somebody
+else, or nobody.
+
 Each JSON object has name, state (free, held, abandoned, corrupt), token, waiters, held_ms,
-holder (null, or pid, session, command, liveness, heartbeat_age_ms) and note.";
+holder (null, or pid, session, command, liveness, heartbeat_age_ms, same_pid_namespace) and
+note. Names and notes are as they were given; what people see of them is escaped.";
 
 const SHOW_HELP: &str = "\
 Examples:
@@ -98,7 +102,8 @@ Examples:
   caslock sessions --json | jq -r '.[] | select(.liveness == \"late\") | .pid'
 
 A session is one process's attachment to the table. Late means that its heartbeat is older
-than the lease: it hangs, is stopped, or gets no CPU.";
+than the lease: it hangs, is stopped, or gets no CPU. A PID in parentheses is one of another
+PID namespace (a container): here it means somebody else, or nobody.";
 
 const BENCH_HELP: &str = "\
 Examples:

@@ -181,6 +181,14 @@ impl Cell {
         Self { text, paint }
     }
 
+    /// A PID, in parentheses if it is of another PID namespace and names somebody else here.
+    pub(crate) fn pid(pid: u32, same_namespace: bool) -> Self {
+        match same_namespace {
+            true => Self::new(pid),
+            false => Self::painted(Paint::Dim, format_args!("({pid})")),
+        }
+    }
+
     /// What stands where there is nothing to say.
     pub(crate) fn none() -> Self {
         Self::painted(Paint::Dim, "-")
@@ -278,6 +286,7 @@ struct HolderJson {
     command: String,
     liveness: &'static str,
     heartbeat_age_ms: u64,
+    same_pid_namespace: bool,
 }
 
 impl<'a> From<&'a SlotInfo> for SlotJson<'a> {
@@ -302,6 +311,7 @@ impl From<Holder> for HolderJson {
             command: holder.command.text(),
             liveness: holder.liveness.as_str(),
             heartbeat_age_ms: millis(holder.heartbeat_age),
+            same_pid_namespace: holder.same_pid_namespace,
         }
     }
 }

@@ -12,7 +12,14 @@ use common::{CASLOCK, Process, Running, Sandbox, until};
 const SLOT: &[&str] = &[
     "name", "state", "token", "waiters", "held_ms", "holder", "note",
 ];
-const HOLDER: &[&str] = &["pid", "session", "command", "liveness", "heartbeat_age_ms"];
+const HOLDER: &[&str] = &[
+    "pid",
+    "session",
+    "command",
+    "liveness",
+    "heartbeat_age_ms",
+    "same_pid_namespace",
+];
 const SESSION: &[&str] = &[
     "session",
     "pid",
@@ -62,6 +69,7 @@ fn a_held_slot_names_its_holder() {
     assert_eq!(who["command"], "caslock");
     assert_eq!(who["liveness"], "alive");
     assert!(who["heartbeat_age_ms"].is_u64(), "{text}");
+    assert_eq!(who["same_pid_namespace"], true);
 }
 
 /// They came out as one: a line's end as a backslash and an n, which people are shown.

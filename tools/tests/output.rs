@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use nix::pty::openpty;
 
-use common::{Outcome, Sandbox};
+use common::{CASLOCK, Outcome, Sandbox};
 
 const NASTY: &str =
     "a\x1b[31mred\x07\nnext\u{202e}desrever\u{61c}\u{ad}\u{200b}\u{feff}\u{9b}\"quoted\"";
@@ -192,4 +192,40 @@ fn show_tells_everything_about_one_lock() {
     let unknown = sandbox.run(&["show", "other"]);
     assert_eq!(unknown.code(), 1, "{unknown:?}");
     assert!(unknown.stderr.contains("\"other\""), "{unknown:?}");
+}
+
+/// Only `sessions` marked the PIDs of containers, which may be anybody's here.
+#[test]
+fn pids_of_other_namespaces_are_marked_wherever_they_are_shown() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", CASLOCK]);
+    command.args(["run", "job", "--", "sh", "-c", "echo up; exec sleep 1000"]);
+    let mut holder = sandbox.start(command);
+    if holder.next_line().as_deref() != Some("up") {
+        eprintln!("skipped: PID namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    let token = sandbox.token("job").to_string();
+    let force = ["force-release", "job", "--token", &token];
+    let sentences = [
+        sandbox.ok(&["show", "job"]),
+        sandbox.run(&["run", "-n", "job", "--", "true"]).stderr,
+        sandbox
+            .run(&["run", "-w", "1.2", "job", "--", "true"])
+            .stderr,
+        sandbox.run(&force).stderr,
+    ];
+    let marked = "process (1) (caslock) in another PID namespace";
+    for text in sentences {
+        assert!(text.lines().any(|line| line.contains(marked)), "{text}");
+        assert!(!text.contains("process 1 "), "{text}");
+    }
+    for verb in ["ls", "sessions"] {
+        let text = sandbox.ok(&[verb]);
+        assert!(text.contains(" (1)  caslock "), "{text}");
+    }
+    assert_eq!(sandbox.slot("job")["holder"]["same_pid_namespace"], false);
+    let forced = sandbox.ok(&[&force[..], &["--even-if-alive"]].concat());
+    assert!(forced.contains(marked), "{forced}");
 }

@@ -35,9 +35,8 @@ pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<
     match forced {
         Forced::From(holder) => writeln!(
             out,
-            "\"{name}\" taken from process {} ({}), token {}, which had held it for {} and is {}",
-            holder.pid,
-            holder.command,
+            "\"{name}\" taken from {}, token {}, which had held it for {} and is {}",
+            holder.process(),
             holder.token,
             human(holder.held_for),
             holder.liveness

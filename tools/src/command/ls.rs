@@ -40,7 +40,7 @@ fn columns(slots: &[SlotInfo]) -> Columns<9> {
             None => [Cell::none(), Cell::none(), Cell::none(), Cell::none()],
             Some(holder) => [
                 Cell::new(human(holder.held_for)),
-                Cell::new(holder.pid),
+                Cell::pid(holder.pid, holder.same_pid_namespace),
                 Cell::new(holder.command),
                 Cell::painted(Paint::of_liveness(holder.liveness), holder.liveness),
             ],

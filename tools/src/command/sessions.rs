@@ -35,14 +35,9 @@ fn columns(sessions: &[SessionInfo]) -> Columns<7> {
         ("LOCKS", Align::Right),
     ]);
     for session in sessions {
-        // A PID of another namespace names somebody else here.
-        let pid = match session.same_pid_namespace {
-            true => Cell::new(session.pid),
-            false => Cell::painted(Paint::Dim, format_args!("({})", session.pid)),
-        };
         columns.push([
             Cell::new(session.session),
-            pid,
+            Cell::pid(session.pid, session.same_pid_namespace),
             Cell::new(session.command),
             Cell::painted(Paint::of_liveness(session.liveness), session.liveness),
             Cell::new(human(session.heartbeat_age)),

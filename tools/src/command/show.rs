@@ -42,10 +42,7 @@ fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
     line(out, "token", Paint::Plain, slot.token)?;
     line(out, "waiters", Paint::Plain, slot.waiters)?;
     if let Some(holder) = slot.holder {
-        let who = format!(
-            "process {} ({}), session {}",
-            holder.pid, holder.command, holder.session
-        );
+        let who = format!("{}, session {}", holder.process(), holder.session);
         line(out, "holder", Paint::Plain, who)?;
         line(out, "held for", Paint::Plain, human(holder.held_for))?;
         let liveness = match holder.liveness {

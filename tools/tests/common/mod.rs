@@ -221,12 +221,15 @@ impl Process {
 
     /// The next line of its standard output, without its end.
     pub fn line(&mut self) -> String {
+        self.next_line().expect("a line before the output ends")
+    }
+
+    /// The same, and nothing where the output has ended.
+    pub fn next_line(&mut self) -> Option<String> {
         let mut line = String::new();
         let stdout = self.stdout.as_mut().expect("stdout is a pipe");
         stdout.read_line(&mut line).expect("a line");
-        assert!(line.ends_with('\n'), "the output ended with {line:?}");
-        line.pop();
-        line
+        line.strip_suffix('\n').map(str::to_owned)
     }
 
     pub fn wait(&mut self) -> ExitStatus {
