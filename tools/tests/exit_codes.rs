@@ -180,27 +180,20 @@ fn a_table_that_cannot_be_created_is_73() {
 fn without_a_proc_that_is_what_is_said_to_be_missing() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "test.table"]);
-    let without_proc = |args: &[&str]| {
-        let mut command = sandbox.command("unshare");
-        let script = "umount -l /proc && exec \"$@\"";
-        command.args(["-m", "sh", "-c", script, "sh"]).args(args);
-        sandbox.start(command).finish()
-    };
-    if !without_proc(&["true"]).status.success() {
-        eprintln!("skipped: mount namespaces take CAP_SYS_ADMIN");
-        return;
-    }
+    let without_proc = |args: &[&str]| sandbox.run_with_mounts("umount -l /proc", args);
     for args in [
-        &[CASLOCK, "run", "job", "--", "true"][..],
-        &[CASLOCK, "--table", "new.table", "run", "job", "--", "true"],
-        &[CASLOCK, "create", "new.table"],
+        &["run", "job", "--", "true"][..],
+        &["--table", "new.table", "run", "job", "--", "true"],
+        &["create", "new.table"],
     ] {
-        let outcome = without_proc(args);
+        let Some(outcome) = without_proc(args) else {
+            return;
+        };
         assert_eq!(outcome.code(), 125, "{args:?}: {outcome:?}");
         assert!(outcome.stderr.contains("/proc"), "{args:?}: {outcome:?}");
         assert!(!outcome.stderr.contains("its directory"), "{outcome:?}");
     }
-    let nowhere = without_proc(&[CASLOCK, "create", "no/such/place"]);
+    let nowhere = without_proc(&["create", "no/such/place"]).expect("as before");
     assert_eq!(nowhere.code(), 73, "{nowhere:?}");
     assert!(nowhere.stderr.contains("its directory"), "{nowhere:?}");
 }

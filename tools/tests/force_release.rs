@@ -105,6 +105,24 @@ fn a_table_that_is_not_there_is_not_created() {
     assert!(!sandbox.table().exists());
 }
 
+/// It named the table twice where the table could not be written to.
+#[test]
+fn the_table_is_named_once() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["run", "job", "--", "true"]);
+    let args = ["force-release", "job", "--token", "1"];
+    let stale = sandbox.run(&args);
+    assert_eq!(stale.code(), 1, "{stale:?}");
+    let read_only = "mount --bind . . && mount -o remount,bind,ro .";
+    let refused = sandbox.run_with_mounts(read_only, &args);
+    let table = sandbox.table();
+    let table = table.to_str().expect("a UTF-8 path");
+    for outcome in [Some(stale), refused].into_iter().flatten() {
+        assert_ne!(outcome.code(), 0, "{outcome:?}");
+        assert_eq!(outcome.stderr.matches(table).count(), 1, "{outcome:?}");
+    }
+}
+
 /// Finds the slot's owner word by its holder's PID, which has its top 22 bits, and makes
 /// its 12 bits of session index ones that no rule produces.
 #[test]

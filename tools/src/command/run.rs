@@ -216,7 +216,7 @@ fn lost(guard: Guard<'_>) -> ExitCode {
 }
 
 /// Puts the table's path before a message that names only the lock.
-fn name_table<E>(path: &Path, error: E) -> anyhow::Error
+pub(super) fn name_table<E>(path: &Path, error: E) -> anyhow::Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {

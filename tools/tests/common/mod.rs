@@ -130,6 +130,23 @@ impl Sandbox {
         outcome.stdout
     }
 
+    /// Runs `caslock` where a shell's `mounts` have changed what is mounted, for it alone.
+    /// None where that may not be done, which is said.
+    pub fn run_with_mounts(&self, mounts: &str, args: &[&str]) -> Option<Outcome> {
+        let run = |program: &str, args: &[&str]| {
+            let script = format!("{mounts} && exec \"$@\"");
+            let mut command = self.command("unshare");
+            command.args(["--mount", "sh", "-c", &script, "sh", program]);
+            command.args(args);
+            self.start(command).finish()
+        };
+        if !run("true", &[]).status.success() {
+            eprintln!("skipped: to change mounts takes CAP_SYS_ADMIN");
+            return None;
+        }
+        Some(run(CASLOCK, args))
+    }
+
     pub fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(args);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
