@@ -138,6 +138,8 @@ One line a check: ok, warn or FAIL, and what to do. Exit code 1 if any check fai
 #[command(name = "caslock", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The table's file [env: CASLOCK_TABLE]
+    // Verbs that do not read the variable have an option of this name of their own: it stands
+    // for this one, and gets its value, too, when that was given before the verb.
     #[arg(long, value_name = "PATH", global = true, display_order = 90)]
     pub(crate) table: Option<PathBuf>,
     #[command(subcommand)]
@@ -249,6 +251,9 @@ pub(crate) enum OnAbandoned {
 pub(crate) struct Create {
     /// Where the table's file is to be (or say it by --table)
     pub(crate) path: Option<PathBuf>,
+    /// The same as <PATH>
+    #[arg(long, value_name = "PATH", display_order = 90)]
+    pub(crate) table: Option<PathBuf>,
     /// How many lock names it has room for
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub(crate) slots: u32,
@@ -326,6 +331,9 @@ pub(crate) struct Doctor {}
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_HELP)]
 pub(crate) struct Bench {
+    /// A table in use to measure in, in place of one that is made for it
+    #[arg(long, value_name = "PATH", display_order = 90)]
+    pub(crate) table: Option<PathBuf>,
     /// How many processes contend; several numbers for a measurement each
     #[arg(
         short,

@@ -109,18 +109,24 @@ fn help_and_version_are_0_and_every_verb_teaches_by_example() {
     let sandbox = Sandbox::new();
     assert!(sandbox.ok(&["--version"]).starts_with("caslock "));
     assert!(sandbox.ok(&["--help"]).contains("Examples:"));
-    for verb in [
-        "run",
-        "create",
-        "ls",
-        "show",
-        "force-release",
-        "sessions",
-        "doctor",
+    for (verb, reads_the_variable) in [
+        ("run", true),
+        ("create", false),
+        ("ls", true),
+        ("show", true),
+        ("force-release", true),
+        ("sessions", true),
+        ("doctor", true),
+        ("bench", false),
     ] {
-        let help = sandbox.ok(&[verb, "--help"]);
-        assert!(help.contains("Examples:"), "{verb}: {help}");
-        assert!(help.contains("caslock"), "{verb}: {help}");
+        for help in [&[verb, "--help"], &["help", verb]] {
+            let help = sandbox.ok(help);
+            assert!(help.contains("Examples:"), "{verb}: {help}");
+            assert!(help.contains("caslock"), "{verb}: {help}");
+            assert!(help.contains("--table <PATH>"), "{verb}: {help}");
+            let says_so = help.contains("[env: CASLOCK_TABLE]");
+            assert_eq!(says_so, reads_the_variable, "{verb}: {help}");
+        }
     }
 }
 

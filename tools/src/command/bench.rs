@@ -16,14 +16,14 @@ use crate::crew::{Crew, Measured, Stopped, Task};
 use crate::exit_code::ExitCode;
 use crate::output::{Align, Cell, Columns, Out, Paint, say};
 
-pub(crate) fn bench(table: Option<PathBuf>, args: &Bench) -> anyhow::Result<ExitCode> {
-    let scratch = match table {
+pub(crate) fn bench(args: &Bench) -> anyhow::Result<ExitCode> {
+    let scratch = match args.table {
         None => Some(Scratch::new(args)?),
         Some(_) => None,
     };
     let task = Task {
-        table: match (table, &scratch) {
-            (Some(table), _) => table,
+        table: match (&args.table, &scratch) {
+            (Some(table), _) => table.clone(),
             (None, Some(scratch)) => scratch.table(),
             (None, None) => unreachable!("made for want of a table"),
         },

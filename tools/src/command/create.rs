@@ -1,6 +1,5 @@
 //! `caslock create`: a table with numbers of one's own.
 
-use std::path::Path;
 use std::time::Duration;
 
 use caslock::{LockTable, Reclaim};
@@ -11,8 +10,8 @@ use crate::exit_code::{ExitCode, Refusal};
 
 const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
-pub(crate) fn create(table: Option<&Path>, args: &Create) -> anyhow::Result<ExitCode> {
-    let path = match (args.path.as_deref(), table) {
+pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
+    let path = match (args.path.as_deref(), args.table.as_deref()) {
         (Some(path), None) | (None, Some(path)) => path,
         (Some(path), Some(table)) => {
             let (path, table) = (path.display(), table.display());

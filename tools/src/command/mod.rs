@@ -24,14 +24,14 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let table = cli.table;
     match cli.verb {
         Verb::Run(args) => run::run(table, &args),
-        Verb::Create(args) => create::create(table.as_deref(), &args),
+        Verb::Create(args) => create::create(&args),
         Verb::Ls(args) => ls::ls(&table_path::to_read(table)?, &args),
         Verb::Show(args) => show::show(&table_path::to_read(table)?, &args),
         Verb::ForceRelease(args) => {
             force_release::force_release(&table_path::to_read(table)?, &args)
         }
         Verb::Sessions(args) => sessions::sessions(&table_path::to_read(table)?, &args),
-        Verb::Bench(args) => bench::bench(table, &args),
+        Verb::Bench(args) => bench::bench(&args),
         Verb::Doctor(_) => doctor::doctor(&table_path::to_read(table)?),
     }
 }
