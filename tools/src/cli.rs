@@ -203,10 +203,10 @@ pub(crate) struct Run {
     #[arg(short = 'n', long, conflicts_with = "wait")]
     pub(crate) nonblock: bool,
     /// Give up after so many seconds; fractions are allowed
-    #[arg(short = 'w', long, value_name = "SECS", value_parser = seconds)]
+    #[arg(short = 'w', long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) wait: Option<Duration>,
     /// Exit code for giving up, in place of 75 and 124
-    #[arg(short = 'E', long, value_name = "CODE")]
+    #[arg(short = 'E', long, value_name = "CODE", allow_negative_numbers = true)]
     pub(crate) conflict_exit_code: Option<u8>,
     /// A line for others to see in `caslock ls` while the command runs
     #[arg(long, value_name = "TEXT", value_parser = note)]
@@ -215,7 +215,7 @@ pub(crate) struct Run {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
     pub(crate) on_lost: OnLost,
     /// With `--on-lost term`, seconds until the command is killed
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     pub(crate) kill_after: Duration,
     /// What to do when the last holder did not release
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnAbandoned::Go)]
@@ -255,19 +255,29 @@ pub(crate) struct Create {
     #[arg(long, value_name = "PATH", display_order = 90)]
     pub(crate) table: Option<PathBuf>,
     /// How many lock names it has room for
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4096,
+        allow_negative_numbers = true
+    )]
     pub(crate) slots: u32,
     /// How many processes can use it at once
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        allow_negative_numbers = true
+    )]
     pub(crate) sessions: u32,
     /// With `--reclaim on-expiry`, how long a silent holder keeps its locks [default: 10]
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) lease: Option<Duration>,
     /// When a lock is taken from its holder
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = ReclaimPolicy::OnExpiry)]
     pub(crate) reclaim: ReclaimPolicy,
     /// Permission bits of the file
-    #[arg(long, value_name = "OCTAL", value_parser = octal, default_value = "0600")]
+    #[arg(long, value_name = "OCTAL", value_parser = octal, allow_negative_numbers = true, default_value = "0600")]
     pub(crate) mode: u32,
 }
 
@@ -306,7 +316,7 @@ pub(crate) struct ForceRelease {
     /// The lock's name
     pub(crate) name: String,
     /// The token of the grant that you saw, so that no later one is hit
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) token: u64,
     /// Also when the holder is not proven dead, or the slot is damaged
     #[arg(long)]
@@ -340,15 +350,16 @@ pub(crate) struct Bench {
         long,
         value_name = "N,...",
         value_delimiter = ',',
+        allow_negative_numbers = true,
         default_value = "1,2,8",
         value_parser = clap::value_parser!(u32).range(1..=1000)
     )]
     pub(crate) processes: Vec<u32>,
     /// For how many microseconds each holds the lock; fractions are allowed
-    #[arg(short, long, value_name = "MICROS", value_parser = section, default_value = "0")]
+    #[arg(short, long, value_name = "MICROS", value_parser = section, allow_negative_numbers = true, default_value = "0")]
     pub(crate) section: Duration,
     /// How many seconds each measurement takes
-    #[arg(long, value_name = "SECS", value_parser = measured, default_value = "2")]
+    #[arg(long, value_name = "SECS", value_parser = measured, allow_negative_numbers = true, default_value = "2")]
     pub(crate) seconds: Duration,
     /// Show progress on stderr though it is no terminal
     #[arg(long)]
@@ -373,10 +384,10 @@ fn measured(text: &str) -> Result<Duration, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let seconds = text.parse().ok();
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "not a number of seconds from 0 on, such as 2.5 or 600".to_owned())
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -443,7 +454,8 @@ mod tests {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         assert_eq!(seconds("3"), Ok(Duration::from_secs(3)));
         for wrong in ["-1", "NaN", "inf", "1e300", "soon", ""] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
+            let why = seconds(wrong).expect_err(wrong);
+            assert!(why.contains("from 0 on"), "{wrong}: {why}");
         }
     }
 

@@ -104,6 +104,35 @@ fn misuse_is_64() {
     assert!(!sandbox.path().join("new.table").exists());
 }
 
+/// What it takes for an option is said of it, and not how to pass it for something else.
+#[test]
+fn a_number_that_will_not_do_is_refused_for_what_it_is() {
+    let sandbox = Sandbox::new();
+    let cases: &[&[&str]] = &[
+        &["run", "-w", "-1", "job", "--", "true"],
+        &["run", "-w", "inf", "job", "--", "true"],
+        &["run", "--kill-after", "-1", "job", "--", "true"],
+        &["run", "-E", "-1", "job", "--", "true"],
+        &["create", "--lease", "-1", "new.table"],
+        &["create", "--slots", "-1", "new.table"],
+        &["create", "--sessions", "-1", "new.table"],
+        &["create", "--mode", "-1", "new.table"],
+        &["force-release", "job", "--token", "-1"],
+        &["bench", "--processes", "-1"],
+        &["bench", "--section", "-1"],
+        &["bench", "--seconds", "-1"],
+    ];
+    for args in cases {
+        let outcome = sandbox.run(args);
+        assert_eq!(outcome.code(), 64, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("invalid value '"), "{outcome:?}");
+        for beside_the_point in ["tip:", "Duration"] {
+            let says_it = outcome.stderr.contains(beside_the_point);
+            assert!(!says_it, "{args:?}: {outcome:?}");
+        }
+    }
+}
+
 #[test]
 fn help_and_version_are_0_and_every_verb_teaches_by_example() {
     let sandbox = Sandbox::new();
