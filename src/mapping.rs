@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::mem::{ManuallyDrop, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -493,6 +494,10 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, &Path), OpenError> {
             found: "a directory",
         });
     };
+    // `file_name` overlooks a slash at the end; to the kernel the path is a directory's.
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(io_error(path, "creating the file")(Errno::ISDIR.into()));
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::open(parent, flags, Mode::empty()) {
         Ok(directory) => Ok((directory, Path::new(name))),
@@ -1082,6 +1087,20 @@ mod tests {
             matches!(root, Err(OpenError::NotRegular { .. })),
             "{root:?}"
         );
+    }
+
+    /// It became a file without the slash, which is not to be opened by the path with it.
+    #[test]
+    fn a_path_that_ends_in_a_slash_is_a_directorys() {
+        let (dir, path) = place();
+        let mut slashed = path.clone().into_os_string();
+        slashed.push("/");
+        let refused = TableFile::create(Path::new(&slashed), &geometry(), 0o600).unwrap_err();
+        assert!(
+            matches!(&refused, OpenError::Io { error, .. } if error.kind() == io::ErrorKind::IsADirectory),
+            "{refused}"
+        );
+        assert!(dir.path().read_dir().unwrap().next().is_none());
     }
 
     fn found_at(path: &Path) -> &'static str {

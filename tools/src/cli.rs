@@ -392,6 +392,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn octal(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o002 != 0 => {
+            Err("it lets every user write, which no table may; 0660 lets a group".to_owned())
+        }
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("not an octal mode from 0 to 0777".to_owned()),
     }
@@ -473,9 +476,9 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_octal_and_have_nine_bits() {
+    fn modes_are_octal_and_have_nine_bits_but_that_for_all_to_write() {
         assert_eq!(octal("0660"), Ok(0o660));
-        for wrong in ["0680", "1777", "-1", ""] {
+        for wrong in ["0680", "1777", "-1", "", "0666", "0602"] {
             assert!(octal(wrong).is_err(), "{wrong}");
         }
     }

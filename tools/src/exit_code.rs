@@ -134,6 +134,7 @@ fn of_open(error: &OpenError) -> ExitCode {
         | OpenError::Filesystem { .. }
         | OpenError::LocksNotKept { .. }
         | OpenError::NoSpace { .. } => ExitCode::CannotCreate,
+        OpenError::Io { error, .. } if rules_a_table_out(error) => ExitCode::CannotCreate,
         OpenError::PermissionDenied { .. }
         | OpenError::NotRegular { .. }
         | OpenError::LinkCount { .. }
@@ -149,6 +150,14 @@ fn of_open(error: &OpenError) -> ExitCode {
         // A situation that a newer library tells apart: nothing is known of it here.
         _ => ExitCode::Internal,
     }
+}
+
+/// Whether the kernel's answer says that no table can be at the path, or none be used there.
+fn rules_a_table_out(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOTDIR | libc::EROFS)
+    )
 }
 
 /// The shell's convention, except that a machine out of processes is no fault of the

@@ -92,6 +92,8 @@ fn misuse_is_64() {
             "new.table",
         ],
         &["create", "--mode", "0999", "new.table"],
+        &["create", "--mode", "0666", "new.table"],
+        &["create", "--mode", "0400", "new.table"],
         &["force-release", "job"],
         &["show"],
     ];
@@ -208,6 +210,49 @@ fn a_table_that_cannot_be_created_is_73() {
     let again = sandbox.run(&["create", "new.table"]);
     assert_eq!(again.code(), 73, "{again:?}");
     assert!(again.stderr.contains("new.table"), "{again:?}");
+}
+
+/// These were 125, as if something in caslock had failed, and the path with a slash at its
+/// end made a file without one.
+#[test]
+fn a_path_that_can_hold_no_table_is_73() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let long = "x".repeat(300);
+    for path in ["newdir/", "test.table/", "test.table/inside", &long] {
+        for args in [
+            &["--table", path, "run", "job", "--", "true"][..],
+            &["create", path],
+        ] {
+            let outcome = sandbox.run(args);
+            assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
+            assert!(outcome.stderr.contains(path), "{args:?}: {outcome:?}");
+        }
+    }
+    let files = fs::read_dir(sandbox.path()).expect("the sandbox");
+    assert_eq!(files.count(), 1);
+}
+
+#[test]
+fn a_filesystem_that_nobody_may_write_to_is_73() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let new = sandbox.path().join("new.table");
+    let new = new.to_str().expect("a UTF-8 path");
+    let read_only = "mount --bind . . && mount -o remount,bind,ro .";
+    for args in [
+        &["create", new][..],
+        &["--table", new, "run", "job", "--", "true"],
+        &["run", "job", "--", "true"],
+    ] {
+        let Some(outcome) = sandbox.run_with_mounts(read_only, args) else {
+            return;
+        };
+        assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("Read-only"), "{outcome:?}");
+    }
+    let look = sandbox.run_with_mounts(read_only, &["ls"]);
+    assert_eq!(look.expect("as before").code(), 0);
 }
 
 /// What was missing was said to be the directory, whatever it was.
