@@ -98,7 +98,7 @@ pub(crate) fn of_parse(error: &clap::Error) -> ExitCode {
 
 /// The exit code of an error that ends a verb.
 pub(crate) fn of_error(error: &anyhow::Error) -> ExitCode {
-    // Only writing to stdout hands a bare io::Error up, so this is the reader having left.
+    // Nothing but stdout is a pipe of which a bare error comes up: its reader has left.
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return match error.kind() {
             io::ErrorKind::BrokenPipe => ExitCode::Success,

@@ -111,31 +111,36 @@ impl Out {
 
     pub(crate) fn painted(&mut self, paint: Paint, text: &str) -> io::Result<()> {
         if self.colours && paint != Paint::Plain {
-            write!(self.to, "{}{text}\x1b[0m", paint.code())
+            write!(self, "{}{text}\x1b[0m", paint.code())
         } else {
-            self.to.write_all(text.as_bytes())
+            self.write_all(text.as_bytes())
         }
     }
 
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let mut serializer = Serializer::with_formatter(&mut self.to, Visible);
+        let mut serializer = Serializer::with_formatter(&mut *self, Visible);
         value.serialize(&mut serializer)?;
-        self.to.write_all(b"\n")
+        self.write_all(b"\n")
     }
 
     /// Writes what is still buffered; an error that is only noticed here counts, too.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        self.to.flush()
+        self.flush()
     }
+}
+
+/// Says what the error is about, which the kernel leaves to the caller.
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.to.write(bytes)
+        self.to.write(bytes).map_err(of_stdout)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        self.to.flush().map_err(of_stdout)
     }
 }
 

@@ -102,15 +102,24 @@ fn a_reader_that_has_gone_away_is_no_failure() {
 fn a_full_disk_is_a_failure() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["run", "job", "--", "true"]);
-    let Ok(full) = File::options().write(true).open("/dev/full") else {
-        eprintln!("skipped: there is no /dev/full here");
-        return;
-    };
-    let mut command = sandbox.caslock(&["ls"]);
-    command.stdout(full);
-    let outcome = sandbox.start(command).finish();
-    assert_eq!(outcome.code(), 125, "{outcome:?}");
-    assert_ne!(outcome.stderr, "");
+    for args in [
+        &["ls"][..],
+        &["ls", "--json"],
+        &["show", "job"],
+        &["doctor"],
+        &["sessions"],
+    ] {
+        let Ok(full) = File::options().write(true).open("/dev/full") else {
+            eprintln!("skipped: there is no /dev/full here");
+            return;
+        };
+        let mut command = sandbox.caslock(args);
+        command.stdout(full);
+        let outcome = sandbox.start(command).finish();
+        assert_eq!(outcome.code(), 125, "{outcome:?}");
+        let why = "caslock: standard output: No space left on device";
+        assert!(outcome.stderr.starts_with(why), "{args:?}: {outcome:?}");
+    }
 }
 
 #[test]
