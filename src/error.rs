@@ -130,7 +130,7 @@ pub enum OpenError {
         found: String,
     },
     /// Every session record belongs to a living process.
-    #[error("{path}: all {sessions} sessions are in use by living processes; `caslock sessions` lists them", path = .path.display())]
+    #[error("{path}: {all} in use by living processes; `caslock sessions` lists them", path = .path.display(), all = all_sessions(*.sessions))]
     SessionsFull {
         /// The table's path.
         path: PathBuf,
@@ -389,6 +389,13 @@ pub enum ForceReleaseError {
 pub(crate) fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_path_buf();
     move |error| OpenError::Io { path, doing, error }
+}
+
+fn all_sessions(count: u32) -> String {
+    match count {
+        1 => "the only session is".to_owned(),
+        _ => format!("all {count} sessions are"),
+    }
 }
 
 /// A lease that `OnExpiry` cannot be had with, for [`OpenError::Geometry`].

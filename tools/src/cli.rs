@@ -132,7 +132,7 @@ One line a check: ok, warn or FAIL, and what to do. Exit code 1 if any check fai
 
 /// Named locks for the processes of one machine, kept in a file, safe against crashes.
 ///
-/// A lock whose holder dies goes to the next in line at once, with the news that it died.
+/// A lock whose holder dies goes to one of those who wait, at once, with the news of its death.
 /// There is no server: the kernel tells who is dead, a heartbeat tells who hangs.
 #[derive(Debug, Parser)]
 #[command(name = "caslock", version, after_help = EXAMPLES, max_term_width = 100)]

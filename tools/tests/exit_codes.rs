@@ -139,7 +139,10 @@ fn a_number_that_will_not_do_is_refused_for_what_it_is() {
 fn help_and_version_are_0_and_every_verb_teaches_by_example() {
     let sandbox = Sandbox::new();
     assert!(sandbox.ok(&["--version"]).starts_with("caslock "));
-    assert!(sandbox.ok(&["--help"]).contains("Examples:"));
+    let help = sandbox.ok(&["--help"]);
+    assert!(help.contains("Examples:"), "{help}");
+    // There is no line to be the next in.
+    assert!(!help.contains("next in line"), "{help}");
     for (verb, reads_the_variable) in [
         ("run", true),
         ("create", false),
@@ -473,5 +476,6 @@ fn a_table_without_a_free_session_is_125() {
     let _holder = sandbox.hold("job");
     let outcome = sandbox.run(&["run", "other", "--", "true"]);
     assert_eq!(outcome.code(), 125, "{outcome:?}");
-    assert!(outcome.stderr.contains("sessions"), "{outcome:?}");
+    let why = "the only session is in use";
+    assert!(outcome.stderr.contains(why), "{outcome:?}");
 }
