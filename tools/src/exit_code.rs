@@ -4,11 +4,14 @@
 //! places where scripts expect a wrapper to speak: sysexits.h (64 to 77), timeout(1)
 //! (124 to 127), and 120 and 121, which no convention claims.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 use caslock::{AcquireError, ForceReleaseError, LockError, Lost, OpenError};
 
+use crate::output::printable;
 use crate::supervise::StartError;
 
 /// How `caslock` ends.
@@ -86,14 +89,25 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// Prints what the parser has to say: help and version are answers, the rest is misuse.
-pub(crate) fn of_parse(error: &clap::Error) -> ExitCode {
+pub(crate) fn of_parse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let code = match error.use_stderr() {
+        true => ExitCode::Usage,
+        false => ExitCode::Success,
+    };
     // A closed pipe is no reason to fail, and on a closed stderr nothing can be said.
-    let _ = error.print();
-    if error.use_stderr() {
-        ExitCode::Usage
+    let _ = if code == ExitCode::Success || arguments.iter().all(|it| is_printable(it)) {
+        error.print()
     } else {
-        ExitCode::Success
-    }
+        // It repeats arguments as they are; and its colours cannot be told from theirs.
+        let text = error.render().to_string();
+        let lines = text.lines().map(|line| format!("{}\n", printable(line)));
+        io::stderr().write_all(lines.collect::<String>().as_bytes())
+    };
+    code
+}
+
+fn is_printable(argument: &OsStr) -> bool {
+    matches!(printable(&argument.to_string_lossy()), Cow::Borrowed(_))
 }
 
 /// The exit code of an error that ends a verb.

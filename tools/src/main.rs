@@ -24,7 +24,7 @@ use crate::exit_code::ExitCode;
 fn run(arguments: Vec<OsString>) -> i32 {
     let outcome = match cli::parse(&arguments) {
         Ok(cli) => command::dispatch(cli),
-        Err(error) => return exit_code::of_parse(&error).into(),
+        Err(error) => return exit_code::of_parse(&error, &arguments).into(),
     };
     match outcome {
         Ok(code) => code.into(),

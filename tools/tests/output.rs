@@ -4,6 +4,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 
 use nix::pty::openpty;
 
@@ -38,6 +39,26 @@ fn names_and_notes_cannot_drive_the_terminal() {
     assert_eq!(sandbox.ok(&["ls"]).lines().count(), 2);
     let slots = sandbox.json(&["ls", "--json"]);
     assert_eq!(slots.as_array().expect("an array").len(), 1);
+}
+
+#[test]
+fn a_wrong_argument_cannot_drive_the_terminal_either() {
+    let sandbox = Sandbox::new();
+    for args in [
+        &["show", "job", NASTY][..],
+        &[NASTY],
+        &["run", "--on-lost", NASTY, "job", "--", "true"],
+    ] {
+        let mut command = sandbox.caslock(args);
+        let pty = openpty(None, None).expect("a pseudo-terminal");
+        command.stderr(pty.slave);
+        let outcome = sandbox.start(command).finish();
+        assert_eq!(outcome.code(), 64, "{outcome:?}");
+        // A terminal's lines end in two characters.
+        let seen = read_terminal(pty.master).replace("\r\n", "\n");
+        assert!(seen.contains("desrever"), "{seen:?}");
+        assert_safe(&seen);
+    }
 }
 
 #[test]
@@ -179,8 +200,12 @@ fn on_terminal(sandbox: &Sandbox, no_color: Option<&str>) -> String {
     // Two rows fit into the terminal's buffer, so it need not be read meanwhile.
     let outcome: Outcome = process.finish();
     assert_eq!(outcome.code(), 0, "{outcome:?}");
+    read_terminal(pty.master)
+}
+
+fn read_terminal(master: OwnedFd) -> String {
     let (mut seen, mut bytes) = (String::new(), [0; 4096]);
-    let mut terminal = File::from(pty.master);
+    let mut terminal = File::from(master);
     // An error is the end, once nobody has the terminal open.
     while let Ok(length @ 1..) = terminal.read(&mut bytes) {
         seen += &String::from_utf8_lossy(&bytes[..length]);
