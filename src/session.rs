@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     stopping: AtomicU32,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
-    kins: Mutex<Vec<(Identity, Weak<Kin>)>>,
+    kins: Mutex<Vec<(Identity, Arc<Kin>)>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
@@ -327,16 +327,24 @@ fn collect_records(
 
 impl Shared {
     /// The threads of a holder, for one that waits for its end: a descriptor, which all in this
-    /// process that wait for it share.
+    /// process that wait for it share. Kept for a next wait: to close it takes long, and would
+    /// be on a waiter's way to its grant.
     pub(crate) fn kin(&self, holder: Identity) -> Option<Arc<Kin>> {
+        /// How many may stay open unused.
+        const KEPT: usize = 2;
         let mut kins = self.kins.lock();
-        kins.retain(|(_, kin)| kin.strong_count() > 0);
-        let mut shared = kins.iter().filter(|(of, _)| *of == holder);
-        if let Some(kin) = shared.find_map(|(_, kin)| kin.upgrade()) {
-            return Some(kin);
+        let known = kins.iter().position(|(of, _)| *of == holder);
+        if let Some(at) = known {
+            if self.view.is_still(&kins[at].1, holder) {
+                return Some(Arc::clone(&kins[at].1));
+            }
+            kins.swap_remove(at);
         }
         let kin = Arc::new(self.view.kin(holder)?);
-        kins.push((holder, Arc::downgrade(&kin)));
+        if kins.len() >= KEPT {
+            kins.retain(|(_, kin)| Arc::strong_count(kin) > 1);
+        }
+        kins.push((holder, Arc::clone(&kin)));
         Some(kin)
     }
 
@@ -604,6 +612,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         (dir, table)
+    }
+
+    #[test]
+    fn a_holders_threads_are_opened_once_for_all_waits_and_anew_for_another_session() {
+        let (_dir, table) = open();
+        let lock = table.lock("job").unwrap();
+        let session = lock.session();
+        let kin = || session.kin(session.identity).unwrap();
+        let first = Arc::as_ptr(&kin());
+        // Nobody waits any more, and they stay open.
+        assert_eq!(Arc::as_ptr(&kin()), first);
+        let held = kin();
+        session.record().close();
+        assert!(!session.view.is_still(&held, session.identity));
+        assert!(session.kin(session.identity).is_none(), "nobody's");
+        assert!(session.kins.lock().is_empty());
     }
 
     #[test]

@@ -159,6 +159,12 @@ impl View {
         is_same(&record.view()?, &session).then_some(Kin { session, threads })
     }
 
+    /// Whether these are the threads of the holder's session as it is now.
+    pub(crate) fn is_still(&self, kin: &Kin, holder: Identity) -> bool {
+        let now = self.record(holder.session()).and_then(SessionRecord::view);
+        now.is_some_and(|now| is_same(&now, &kin.session))
+    }
+
     /// Whether this process sees under `/proc` the threads that a session ends with.
     fn shows_threads(&self, view: &SessionView) -> bool {
         let who = &view.credentials;
