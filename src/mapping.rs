@@ -20,7 +20,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{OpenError, io_error};
@@ -387,6 +387,7 @@ impl Draft<'_> {
         // Not through open's mode, which the umask would cut.
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
             .map_err(|error| self.failed("setting the file's mode", error.into()))?;
+        store_in_place(fd);
         // A sparse file on a full filesystem is a SIGBUS later.
         allocate(fd, self.geometry.file_len())
             .map_err(|error| self.failed("allocating the file", error.into()))?;
@@ -413,6 +414,16 @@ impl Draft<'_> {
             Some(libc::EACCES | libc::EPERM) => OpenError::PermissionDenied { path },
             _ => OpenError::Io { path, doing, error },
         }
+    }
+}
+
+/// Has btrfs store into the room that is reserved for this file, and not into new room each
+/// time, of which there may be none left: a SIGBUS. Kept in mind of files that are told while
+/// empty; other filesystems do not know it, and those that copy on write all the same (zfs,
+/// bcachefs) are not to be full.
+fn store_in_place(fd: BorrowedFd<'_>) {
+    if let Ok(flags) = rustix::fs::ioctl_getflags(fd) {
+        let _ = rustix::fs::ioctl_setflags(fd, flags | IFlags::NOCOW);
     }
 }
 

@@ -270,8 +270,9 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
 /// Waits until no other process collects records. False when it does not come to that:
 /// the other may be stopped, and to find the table full is the worst that can happen.
 fn wait_for_turn(view: &View, fd: BorrowedFd<'_>) -> Result<bool, OpenError> {
-    /// Collecting takes a pass over the slots: milliseconds.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    /// Collecting takes a pass over the slots: milliseconds. No longer, for all forks of this
+    /// process wait meanwhile, and all that open tables.
+    const PATIENCE: Duration = Duration::from_secs(1);
     let begun_ns = clock::now_ns();
     while !byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE)
         .map_err(io_error(&view.path, "locking the session records"))?

@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ fn child_role() {
         ("puppet", puppet),
         ("looper", looper),
         ("tiny", tiny),
+        ("copying", copying),
         ("overlay", overlay),
         ("stranger", stranger),
         ("prober", prober),
@@ -515,20 +518,29 @@ fn tiny(boss: &mut Boss) {
         "nothing is left behind"
     );
 
-    // A small one fits, and needs no more when the rest is full.
+    // A small one fits.
+    work_where_there_is_no_more_room(&path);
+    boss.say("worked");
+}
+
+/// Works with a small table, which needs no more when the rest is full.
+fn work_where_there_is_no_more_room(path: &Path) {
     const SLOTS: u32 = 16;
     let table = on_death()
         .slots(SLOTS)
         .sessions(8)
-        .open(&path)
+        .open(path)
         .expect("room enough");
+    let dir = path.parent().expect("a directory");
     let mut filler = File::create(dir.join("filler")).expect("a file");
-    let full = loop {
-        if let Err(e) = filler.write_all(&[7; 512]) {
-            break e;
+    let full = [1 << 16, 512].map(|piece| {
+        loop {
+            if let Err(e) = filler.write_all(&vec![7; piece]) {
+                break e.kind();
+            }
         }
-    };
-    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    });
+    assert_eq!(full, [ErrorKind::StorageFull; 2]);
     for i in 0..3 * SLOTS {
         let lock = table
             .lock(format!("{i}{}", "n".repeat(200)))
@@ -541,7 +553,56 @@ fn tiny(boss: &mut Boss) {
     }
     let snapshot = table.inspect().expect("a snapshot");
     assert_eq!(snapshot.slots.len(), SLOTS as usize);
+    // What was written is on the device, so that the next store is one into clean pages.
+    filler.sync_all().unwrap_or_default();
+    let table_file = File::open(path).expect("the table's file");
+    table_file.sync_all().expect("written back");
+    let lock = table.lock("once more").expect("an idle name makes room");
+    let guard = lock.acquire().expect("a grant");
+    guard.set_note("x").expect("a note");
+}
+
+/// Does the same where stores go to new room, unless they are told not to.
+fn copying(boss: &mut Boss) {
+    let dir = PathBuf::from(boss.hear());
+    let (image, mounted) = (dir.join("image"), dir.join("mounted"));
+    let device = File::create(&image).expect("a file");
+    device.set_len(128 << 20).expect("no room is needed");
+    fs::create_dir(&mounted).expect("a directory");
+    let run = |program: &str, args: &[&OsStr]| {
+        let output = Command::new(program).args(args).output();
+        let output = output.map_err(|e| format!("{program}: {e}"))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).replace('\n', " ")),
+        }
+    };
+    let [image, to] = [image.as_os_str(), mounted.as_os_str()];
+    let options = ["-t", "btrfs", "-o", "loop"].map(OsStr::new);
+    let made = run("mkfs.btrfs", &[OsStr::new("--quiet"), image]);
+    if let Err(e) = made.and_then(|()| run("mount", &[&options[..], &[image, to]].concat())) {
+        return boss.say(format!("cannot mount: {e}"));
+    }
+    work_where_there_is_no_more_room(&mounted.join("t.table"));
+    run("umount", &[to]).expect("unmounted, and the device is free");
     boss.say("worked");
+}
+
+#[test]
+fn a_full_filesystem_that_copies_on_write_is_none_later_either() {
+    let test = "a_full_filesystem_that_copies_on_write_is_none_later_either";
+    let _watchdog = watchdog(test);
+    let scratch = Scratch::empty();
+    let Some(mut child) = with_mounts(test, "copying") else {
+        return;
+    };
+    child.say(scratch.dir().display());
+    let answer = child.hear();
+    if answer.starts_with("cannot mount") {
+        skip(test, answer);
+        return;
+    }
+    assert_eq!(answer, "worked");
 }
 
 /// Row 13: a full filesystem is an error at creation, and never a SIGBUS later.

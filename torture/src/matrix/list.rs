@@ -250,6 +250,10 @@ pub const ROWS: &[Row] = &[
                 "format",
                 "a_full_filesystem_is_an_error_at_creation_and_none_later",
             ),
+            real(
+                "format",
+                "a_full_filesystem_that_copies_on_write_is_none_later_either",
+            ),
             unit(
                 "mapping",
                 "a_full_filesystem_is_an_error_and_nothing_is_left_behind",
