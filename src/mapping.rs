@@ -718,7 +718,7 @@ mod tests {
     use super::*;
     use crate::os::byte_lock::{self, Probe};
     use crate::os::fork::hold_forks;
-    use crate::os::testing::{Child, SharedPage, Watchdog, require_root, tmpfs};
+    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, skip, tmpfs};
     use crate::sync::Ordering;
     use crate::table::Reclaim;
     use std::ffi::CString;
@@ -983,7 +983,7 @@ mod tests {
     #[test]
     fn a_full_filesystem_is_an_error_and_nothing_is_left_behind() {
         let _watchdog = Watchdog::start();
-        if !require_root("mounting a filesystem") {
+        if !Privilege::Mount.is_there() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -1026,7 +1026,7 @@ mod tests {
     #[test]
     fn overlayfs_is_refused_before_anything_is_created_there() {
         let _watchdog = Watchdog::start();
-        if !require_root("mounting a filesystem") {
+        if !Privilege::Mount.is_there() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -1054,7 +1054,10 @@ mod tests {
                 )
             };
             if mounted != 0 {
-                eprintln!("skipped: no overlayfs here: {}", io::Error::last_os_error());
+                skip(format_args!(
+                    "no overlayfs here: {}",
+                    io::Error::last_os_error()
+                ));
                 return;
             }
             let path = Path::new(&merged).join("t");
@@ -1241,7 +1244,7 @@ mod tests {
 
     #[test]
     fn root_trusts_a_service_in_its_own_directory_but_not_in_everybodys() {
-        if !require_root("giving a file away") {
+        if !Privilege::GiveFilesAway.is_there() {
             return;
         }
         let (dir, path) = table();
@@ -1256,7 +1259,7 @@ mod tests {
 
     #[test]
     fn a_user_without_the_right_is_told_so() {
-        if !require_root("becoming another user") {
+        if !Privilege::BecomeAnother.is_there() {
             return;
         }
         let (dir, path) = table();
@@ -1287,7 +1290,7 @@ mod tests {
     #[test]
     fn a_user_without_capabilities_creates_tables_too() {
         let _watchdog = Watchdog::start();
-        if !require_root("becoming another user") {
+        if !Privilege::BecomeAnother.is_there() {
             return;
         }
         let (dir, path) = place();

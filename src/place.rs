@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::layout::Geometry;
     use crate::mapping::Access;
-    use crate::os::testing::{Child, Watchdog, close_descriptors, require_root, tmpfs};
+    use crate::os::testing::{Child, Privilege, Watchdog, close_descriptors, tmpfs};
     use crate::table::Reclaim;
     use std::fs::File;
     use std::os::unix::fs::symlink;
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn after_a_chroot_the_directory_is_asked_and_the_path_is_not() {
         let _watchdog = Watchdog::start();
-        if !require_root("changing the root directory") {
+        if !Privilege::ChangeRoot.is_there() {
             return;
         }
         let table = fixture();
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn in_another_mount_namespace_that_hides_the_path_the_directory_is_asked() {
         let _watchdog = Watchdog::start();
-        if !require_root("mounting a filesystem") {
+        if !Privilege::Mount.is_there() {
             return;
         }
         let table = fixture();
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn without_descriptors_and_with_the_path_out_of_reach_nothing_is_concluded() {
         let _watchdog = Watchdog::start();
-        if !require_root("changing the root directory") {
+        if !Privilege::ChangeRoot.is_there() {
             return;
         }
         let table = fixture();

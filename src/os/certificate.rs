@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::os::clock::now_ns;
     use crate::os::futex::{Ended, wait_two};
-    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
+    use crate::os::testing::{Child, SharedPage, Watchdog, deny, skip};
     use std::thread;
     use std::time::Duration;
 
@@ -282,7 +282,7 @@ mod tests {
         });
         let value = wait_until_nonzero(page.word(CERTIFICATE));
         let Some(taken) = kill_and_take_memory(child.pid().cast_signed()) else {
-            eprintln!("skipped: this kernel takes no memory from the dying, or allows no tracing");
+            skip("this kernel takes no memory from the dying, or allows no tracing");
             return;
         };
         taken.unwrap();

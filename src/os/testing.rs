@@ -2,7 +2,9 @@
 //! shared pages, a watchdog, and a way to take a system call away.
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -202,13 +204,35 @@ fn answer(call: libc::c_long, action: u32) {
     }
 }
 
-/// Whether this is root; if not, says that the test is skipped, and for want of what.
-pub(crate) fn require_root(doing: &str) -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: {doing} takes root");
+/// Says that this test is skipped, or a part of it, past the capture of its output.
+pub(crate) fn skip(why: impl Display) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or_default();
+    let test = test.rsplit_once("::").map_or(test, |(_, test)| test);
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
+}
+
+/// What root may do, as numbered in `capabilities(7)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Privilege {
+    GiveFilesAway = 0,
+    BecomeAnother = 7,
+    ChangeRoot = 18,
+    Mount = 21,
+}
+
+impl Privilege {
+    /// Whether this process has it; if not, says that the test is skipped for want of it.
+    pub(crate) fn is_there(self) -> bool {
+        let status = fs::read_to_string("/proc/self/status").expect("its status");
+        let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok());
+        let is_there = held.expect("its capabilities") & (1 << self as u32) != 0;
+        if !is_there {
+            skip(format_args!("it takes the privilege {self:?}"));
+        }
+        is_there
     }
-    is_root
 }
 
 /// Mounts a tmpfs over `at`, for this process alone and those it forks: for children only.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::{CASLOCK, Outcome, Running, Sandbox, Stat, until};
+use common::{CASLOCK, Outcome, Running, Sandbox, Stat, skip, until};
 
 /// The line that reports on this, which begins with its verdict.
 fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
@@ -253,7 +253,7 @@ fn without_proc_it_says_what_it_cannot_tell() {
     command.args(["--mount", "sh", "-c", script, CASLOCK]);
     let outcome = sandbox.start(command).finish();
     if outcome.stdout.is_empty() && matches!(outcome.code(), 1 | 99) {
-        eprintln!("skipped: to mount takes CAP_SYS_ADMIN: {outcome:?}");
+        skip(format_args!("to mount takes CAP_SYS_ADMIN: {outcome:?}"));
         return;
     }
     assert_eq!(outcome.code(), 1, "{outcome:?}");
@@ -288,7 +288,7 @@ fn a_pid_of_another_pid_namespace_is_not_to_be_killed_by() {
         names[0]["holder"]["liveness"] == "late" || !holder.is_running()
     });
     if !holder.is_running() {
-        eprintln!("skipped: namespaces take CAP_SYS_ADMIN");
+        skip("namespaces take CAP_SYS_ADMIN");
         return;
     }
     let outcome = sandbox.run(&["doctor"]);

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use common::{CASLOCK, Sandbox, until};
+use common::{CASLOCK, Sandbox, skip, until};
 
 #[test]
 fn the_table_is_named_by_its_absolute_path() {
@@ -120,7 +120,7 @@ fn signals_start_out_as_the_wrapper_found_them() {
     let settings = ["--block-signal=USR1", "--ignore-signal=CHLD,INT"];
     let supported = sandbox.command("env").args(settings).arg("true").status();
     if !supported.is_ok_and(|status| status.success()) {
-        eprintln!("skipped in part: env(1) here has no --block-signal and --ignore-signal");
+        skip("in part: env(1) here has no --block-signal and --ignore-signal");
         return;
     }
     let bit = |signal: Signal| 1_u64 << (signal as i32 - 1);

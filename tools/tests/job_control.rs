@@ -10,7 +10,7 @@ use std::process::Stdio;
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
-use common::{CASLOCK, Identity, Process, Sandbox, until};
+use common::{CASLOCK, Identity, Process, Sandbox, skip, until};
 
 /// A pseudo-terminal, and the program that leads its session.
 struct Terminal {
@@ -30,7 +30,7 @@ impl Terminal {
         for (program, flag) in [("setsid", "--version"), ("bash", "--version")] {
             let found = sandbox.command(program).arg(flag).output();
             if !found.is_ok_and(|output| output.status.success()) {
-                eprintln!("skipped: there is no {program} here");
+                skip(format_args!("there is no {program} here"));
                 return None;
             }
         }

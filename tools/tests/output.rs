@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use nix::pty::openpty;
 
-use common::{CASLOCK, Outcome, Sandbox};
+use common::{CASLOCK, Outcome, Sandbox, skip};
 
 const NASTY: &str =
     "a\x1b[31mred\x07\nnext\u{202e}desrever\u{61c}\u{ad}\u{200b}\u{feff}\u{9b}\"quoted\"";
@@ -131,7 +131,7 @@ fn a_full_disk_is_a_failure() {
         &["sessions"],
     ] {
         let Ok(full) = File::options().write(true).open("/dev/full") else {
-            eprintln!("skipped: there is no /dev/full here");
+            skip("there is no /dev/full here");
             return;
         };
         let mut command = sandbox.caslock(args);
@@ -237,7 +237,7 @@ fn pids_of_other_namespaces_are_marked_wherever_they_are_shown() {
     command.args(["run", "job", "--", "sh", "-c", "echo up; exec sleep 1000"]);
     let mut holder = sandbox.start(command);
     if holder.next_line().as_deref() != Some("up") {
-        eprintln!("skipped: PID namespaces take CAP_SYS_ADMIN");
+        skip("PID namespaces take CAP_SYS_ADMIN");
         return;
     }
     let token = sandbox.token("job").to_string();

@@ -6,7 +6,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use nix::sys::signal::Signal;
 
-use common::{Sandbox, until};
+use common::{Sandbox, skip, until};
 
 #[test]
 fn every_signal_that_ends_a_process_reaches_the_command() {
@@ -50,7 +50,7 @@ fn a_sigchld_that_somebody_sent_is_told_from_the_kernels() {
     let block = ["--block-signal=CHLD", "sh", "-c", "exit 0"];
     let supported = sandbox.command("env").args(block).status();
     if !supported.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: env(1) here has no --block-signal");
+        skip("env(1) here has no --block-signal");
         return;
     }
     let script = "exec env --block-signal=CHLD sleep 1000";

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Outcome, Sandbox};
+use common::{Outcome, Sandbox, skip};
 
 const TRUE: &[&str] = &["run", "job", "--", "true"];
 
@@ -99,7 +99,7 @@ fn a_planted_directory_is_refused() {
     }
     fs::set_permissions(&directory, Permissions::from_mode(0o700)).expect("its mode");
     if std::os::unix::fs::chown(&directory, Some(12_345), None).is_err() {
-        eprintln!("skipped in part: only root can give a directory away");
+        skip("in part: only root can give a directory away");
         return;
     }
     assert_refused("somebody else's directory");

@@ -2,6 +2,7 @@
 
 #![cfg(target_arch = "x86_64")]
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -26,7 +27,8 @@ fn may_trace() -> nix::Result<()> {
 #[test]
 fn whatever_instruction_a_process_dies_at_the_next_one_recovers() {
     if let Err(error) = may_trace() {
-        eprintln!("skipped: no tracing: {error}");
+        let test = "whatever_instruction_a_process_dies_at_the_next_one_recovers";
+        let _ = writeln!(std::io::stderr(), "skipped: {test}: no tracing: {error}");
         return;
     }
     let mut child = Command::new(env!("CARGO_BIN_EXE_torture"))

@@ -4,8 +4,9 @@
 #![allow(dead_code)] // Each test program uses its own part of it.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -141,7 +142,7 @@ impl Sandbox {
             self.start(command).finish()
         };
         if !run("true", &[]).status.success() {
-            eprintln!("skipped: to change mounts takes CAP_SYS_ADMIN");
+            skip("to change mounts takes CAP_SYS_ADMIN");
             return None;
         }
         Some(run(CASLOCK, args))
@@ -388,6 +389,13 @@ impl Stat {
         const PF_EXITING: u64 = 0x4;
         matches!(self.state, 'Z' | 'X') || self.flags & PF_EXITING != 0
     }
+}
+
+/// Says that this test is skipped, or a part of it, past the capture of its output.
+pub fn skip(why: impl Display) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
 }
 
 /// Waits until it is so; the watchdog ends what never comes to be.
