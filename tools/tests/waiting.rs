@@ -4,7 +4,7 @@ mod common;
 
 use nix::sys::signal::Signal;
 
-use common::{Sandbox, until};
+use common::{CASLOCK, Sandbox, until};
 
 #[test]
 fn a_free_lock_is_taken_without_a_word() {
@@ -34,6 +34,22 @@ fn after_a_second_one_line_names_the_holder_and_no_other_follows() {
     assert!(line.starts_with(&start), "{line}");
     // The other line is the error.
     assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
+}
+
+#[test]
+fn who_waits_for_its_own_ancestor_is_told_so() {
+    let sandbox = Sandbox::new();
+    let inner = ["run", "-w", "1.5", "job", "--", "true"];
+    let outer = [&["run", "job", "--", "nice", CASLOCK], &inner[..]].concat();
+    let outcome = sandbox.run(&outer);
+    assert_eq!(outcome.code(), 124, "{outcome:?}");
+    let told = ", which has started this: if it waits for this to end, neither ever will\n";
+    assert!(outcome.stderr.contains(told), "{outcome:?}");
+    // Others are not.
+    let _holder = sandbox.hold("job");
+    let outcome = sandbox.run(&inner);
+    assert!(!outcome.stderr.contains("started this"), "{outcome:?}");
+    assert!(outcome.stderr.contains("waiting for"), "{outcome:?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `caslock run`: holds a lock while a command runs.
 
+use std::fs;
 use std::io;
+use std::iter;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use caslock::{
 };
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
+use nix::unistd::getppid;
 
 use super::cannot_create;
 use crate::cli::{OnAbandoned, Run};
@@ -90,12 +93,33 @@ fn acquire<'a>(
         let Err(AcquireError::TimedOut { name, holder }) = first else {
             return first;
         };
-        say(format_args!("waiting for \"{name}\", held by {holder}"));
+        let itself = match holder.same_pid_namespace && is_ancestor(holder.pid) {
+            true => ", which has started this: if it waits for this to end, neither ever will",
+            false => "",
+        };
+        say(format_args!(
+            "waiting for \"{name}\", held by {holder}{itself}"
+        ));
         match deadline {
             Some(deadline) => lock.acquire_until(deadline),
             None => lock.acquire(),
         }
     })
+}
+
+/// Whether this process descends from that one.
+fn is_ancestor(pid: u32) -> bool {
+    let parent_of = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command name may hold blanks and brackets.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        fields.split(' ').nth(1)?.parse::<i32>().ok()
+    };
+    let own = getppid().as_raw();
+    let ancestors = iter::successors(Some(own), |&pid| parent_of(pid).filter(|&pid| pid > 0));
+    // Of a chain that changes while it is followed no end is certain.
+    let mut ancestors = ancestors.take(10_000);
+    ancestors.any(|ancestor| ancestor.cast_unsigned() == pid)
 }
 
 fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitCode> {
