@@ -36,6 +36,8 @@ pub struct Burden {
     pub bytes: u64,
     /// Threads besides the one that holds the lock.
     pub threads: u32,
+    /// For how long the other process has been asleep on the lock at the kill.
+    waited: Duration,
 }
 
 impl Burden {
@@ -44,21 +46,42 @@ impl Burden {
             name,
             bytes,
             threads,
+            waited: WAITED,
+        }
+    }
+
+    const fn after(self, waited: Duration) -> Self {
+        Self { waited, ..self }
+    }
+
+    /// The case of its rows. A size is a figure instead, so that rows can be plotted by it.
+    const fn case(&self) -> &'static str {
+        match self.threads {
+            0 if self.waited.as_millis() == WAITED.as_millis() => "",
+            _ => self.name,
         }
     }
 }
 
+/// A small holder that is killed before a wait for it has got long, and a waiter has made use of
+/// the time (caslock's does after 15 ms).
+pub const SOON: &str = "small, 5 ms";
+
+/// A holder with many threads.
+pub const THREADS: &str = "64 threads";
+
 /// The holders that are killed.
-pub const BURDENS: [Burden; 5] = [
+pub const BURDENS: [Burden; 6] = [
     Burden::new("small", 0, 0),
     Burden::new("64 MiB", 64 << 20, 0),
     Burden::new("1 GiB", 1 << 30, 0),
     Burden::new("2 GiB", 2 << 30, 0),
-    Burden::new("64 threads", 0, 64),
+    Burden::new(THREADS, 0, 64),
+    Burden::new(SOON, 0, 0).after(Duration::from_millis(5)),
 ];
 
-/// Time for this process to be asleep on the lock before the kill.
-const SETTLE: Duration = Duration::from_millis(20);
+/// For how long mostly.
+const WAITED: Duration = Duration::from_millis(20);
 
 /// Kills these holders of these locks, so many times each; larger ones half as often.
 ///
@@ -84,14 +107,12 @@ pub fn measure(burdens: &[Burden], peers: &[Name], rounds: u32) -> Result<Vec<Ro
                 })?);
             }
         }
-        // A size is a figure, so that rows can be plotted by it.
-        let case = if burden.threads > 0 { burden.name } else { "" };
         let own = peers.iter().position(|peer| *peer == Name::Caslock);
         let own = own.map(|own| taken[own].clone());
         for (peer, taken) in peers.iter().zip(taken) {
             let row = |metric, unit, sample: &Sample| {
                 Row::new(WORKLOAD, peer.key(), metric, unit, sample)
-                    .case(case)
+                    .case(burden.case())
                     .processes(2)
                     .size(burden.bytes)
             };
@@ -125,7 +146,7 @@ impl Visitor for Kill<'_> {
         let mut holder = Crew::start(self.dir, 1, WORKLOAD, &arguments)?;
         let (killed, granted, died) = thread::scope(|scope| {
             let killer = scope.spawn(|| {
-                thread::sleep(SETTLE);
+                thread::sleep(self.burden.waited);
                 let before = Instant::now();
                 holder.kill(0).map_err(|error| error.to_string())?;
                 Ok::<_, String>(before)

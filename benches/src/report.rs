@@ -165,18 +165,19 @@ fn contended(figures: Figures<'_>, workload: &str, metric: &str, best: Best) -> 
 }
 
 fn crashes(figures: Figures<'_>) -> String {
-    const THREADS: &str = "64 threads";
+    const CASES: [&str; 2] = [crash::THREADS, crash::SOON];
     let cells = figures.cells(crash::WORKLOAD);
     let mut head = vec![String::from("holder's memory")];
     head.extend(cells.iter().map(|cell| plots::bytes(cell.1)));
-    head.push(THREADS.into());
+    head.extend(CASES.map(String::from));
     let lines: Vec<_> = crash::PEERS
         .iter()
         .map(|&peer| {
             let of =
                 |cell: &(u32, u64)| figures.cell(crash::WORKLOAD, *cell, peer, "kill to grant");
             let mut values: Vec<_> = cells.iter().map(of).collect();
-            values.push(figures.case(crash::WORKLOAD, THREADS, peer, "kill to grant"));
+            let of_case = |case| figures.case(crash::WORKLOAD, case, peer, "kill to grant");
+            values.extend(CASES.map(of_case));
             (peer.label().into(), values)
         })
         .collect();

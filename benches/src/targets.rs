@@ -253,6 +253,15 @@ fn waiting_and_dying(figures: Figures<'_>) -> Vec<Target> {
         ),
         target(
             4,
+            "the same, killed after 5 ms of waiting",
+            Bound::AtMost(1.5),
+            "",
+            figures
+                .case(crash::WORKLOAD, crash::SOON, Name::Robust, "over caslock")
+                .map(f64::recip),
+        ),
+        target(
+            4,
             "SIGKILL to next grant, 2 GiB holder: flock over caslock",
             Bound::AtLeast(500.0),
             "",

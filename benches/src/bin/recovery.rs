@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All holders and peers take part, unless one is named: `small`, `64 MiB`, `1 GiB`,
-//! `2 GiB`, `64 threads`; `caslock`, `robust`, `sysv`, `flock`, `ofd`.
+//! `2 GiB`, `64 threads`, `small, 5 ms`; `caslock`, `robust`, `sysv`, `flock`, `ofd`.
 
 use caslock_bench::crash::{BURDENS, PEERS, measure};
 use caslock_bench::stats::machine;
