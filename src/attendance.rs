@@ -52,7 +52,7 @@ pub struct Attendance<'a> {
 impl<'a> Attendance<'a> {
     pub(crate) fn new(session: &'a Session) -> Self {
         // As for a keeper: without one, waiters have to look for a death themselves.
-        let register = || Certificate::register(session.record().certificate()).ok();
+        let register = || Certificate::register_briefly(session.record().certificate()).ok();
         let certificate = session.unless_kept(register).flatten();
         Self {
             session,

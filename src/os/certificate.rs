@@ -84,6 +84,7 @@ struct Ring {
 pub(crate) struct Certificate<'a> {
     word: &'a AtomicU32,
     ring: *mut Ring,
+    kept: Kept,
     /// The C library's own list, which this one stands in for.
     replaced: *const Head,
     tid: u32,
@@ -100,10 +101,24 @@ impl<'a> Certificate<'a> {
     /// When a system call is filtered, or there is no memory. The word is then as it was, and a
     /// session can do without: its waiters look for its death themselves, every 50 ms at least.
     pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
+        Self::register_in(word, Kept::ToTheEnd)
+    }
+
+    /// The same by a thread that another is soon to relieve, from memory that may be taken: to
+    /// map a page is a percent or more of all that a short command costs.
+    ///
+    /// # Errors
+    ///
+    /// As [`register`](Self::register).
+    pub(crate) fn register_briefly(word: &'a AtomicU32) -> io::Result<Self> {
+        Self::register_in(word, Kept::Mostly)
+    }
+
+    fn register_in(word: &'a AtomicU32, kept: Kept) -> io::Result<Self> {
         let replaced = current_list();
-        let ring = new_ring()?;
+        let ring = new_ring(kept)?;
         // SAFETY:
-        // - mapped just now, zeroed, which is what null pointers are, and nobody else knows it.
+        // - made just now of null pointers, and nobody else knows it.
         unsafe {
             let entry = &raw const (*ring).entry;
             (*ring).entry.next = (&raw const (*ring).head).cast();
@@ -116,7 +131,7 @@ impl<'a> Certificate<'a> {
         if let Err(error) = set_list(ring.cast()) {
             // SAFETY:
             // - the kernel refused the list, so nobody else knows the ring.
-            unsafe { drop_ring(ring) };
+            unsafe { drop_ring(ring, kept) };
             return Err(error);
         }
         let tid = process::tid();
@@ -126,6 +141,7 @@ impl<'a> Certificate<'a> {
         Ok(Self {
             word,
             ring,
+            kept,
             replaced,
             tid,
             _thread_bound: PhantomData,
@@ -155,7 +171,7 @@ impl Drop for Certificate<'_> {
         }
         // SAFETY:
         // - the kernel has forgotten the ring, and only `self` knows it besides.
-        unsafe { drop_ring(self.ring) };
+        unsafe { drop_ring(self.ring, self.kept) };
         // Relaxed: as in `register`. Compared, because another thread of this process may
         // have put its own id there: a session passes from one keeper to the next.
         let (mine, order) = (self.tid | WAITERS, Ordering::Relaxed);
@@ -165,8 +181,27 @@ impl Drop for Certificate<'_> {
     }
 }
 
-/// A page for a ring: zeroed, and not there in children.
-fn new_ring() -> io::Result<*mut Ring> {
+/// Until when the kernel finds a ring where it is.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    /// Until its thread ends, whatever happens to the process's memory before.
+    ToTheEnd,
+    /// In memory that is taken from a dying process when memory is short.
+    Mostly,
+}
+
+/// A ring of null pointers. A page of its own is not there in children.
+fn new_ring(kept: Kept) -> io::Result<*mut Ring> {
+    if let Kept::Mostly = kept {
+        return Ok(Box::into_raw(Box::new(Ring {
+            head: Head {
+                ring: Link { next: ptr::null() },
+                futex_offset: 0,
+                list_op_pending: ptr::null(),
+            },
+            entry: Link { next: ptr::null() },
+        })));
+    }
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     let bytes = mem::size_of::<Ring>();
     // SAFETY:
@@ -181,11 +216,18 @@ fn new_ring() -> io::Result<*mut Ring> {
 
 /// # Safety
 ///
-/// `ring` is [`new_ring`]'s, and used no more.
-unsafe fn drop_ring(ring: *mut Ring) {
-    // SAFETY:
-    // - the caller's promise; it fails only for an impossible range.
-    let _ = unsafe { munmap(ring.cast(), mem::size_of::<Ring>()) };
+/// `ring` is [`new_ring`]'s for the same `kept`, and used no more.
+unsafe fn drop_ring(ring: *mut Ring, kept: Kept) {
+    match kept {
+        // SAFETY:
+        // - the caller's promise; it fails only for an impossible range.
+        Kept::ToTheEnd => unsafe {
+            let _ = munmap(ring.cast(), mem::size_of::<Ring>());
+        },
+        // SAFETY:
+        // - the caller's promise.
+        Kept::Mostly => drop(unsafe { Box::from_raw(ring) }),
+    }
 }
 
 /// The calling thread's list, null if it has none or the call is filtered.
