@@ -37,7 +37,7 @@ in turn goes on, so that a script does best to exec the program that it ends in.
 
 The lock is released when the command ends, whichever way. It is lost when its holder is
 taken for hung (by a Ctrl-Z that lasts longer than the lease, for one), or when an operator
-forces it. Then what the command has started is ended, too.
+forces it. Then what the command has started is ended with it, unless --on-lost none.
 
 The command's environment:
   CASLOCK_TABLE     absolute path of the table

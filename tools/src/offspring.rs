@@ -3,57 +3,122 @@
 //! Most commands are scripts. To end the shell alone would leave the program that it runs,
 //! which is what the lock was for.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io;
+use std::process;
+
+use nix::libc;
 
 use crate::sys::{self, Change};
 
-/// The processes that descend from a command.
+/// The processes that descend from a command, as far as they are known to.
 ///
-/// Those that had left its tree before somebody asked (a daemon is meant to) are not among
-/// them. From then on what the tree loses is this process's child, and is.
+/// Those that had left its tree before somebody looked (a daemon is meant to) are not among
+/// them, nor what this process has as children otherwise: whoever became `caslock run` by exec
+/// may have left it some, and the orphans of those are none of the command's.
 pub(crate) struct Offspring {
-    command: i32,
-    /// Children of this process that the command is not, inherited through exec.
-    strangers: HashSet<i32>,
+    /// None once it has been reaped: its PID may be another's then.
+    command: Option<i32>,
+    /// Whether all children of this process are the command's: it has no others, and gets
+    /// those in the tree that lose their parents.
+    adopts: bool,
+    known: BTreeMap<i32, Known>,
+}
+
+struct Known {
+    /// When it was started, which its PID's next owner was not.
+    started: u64,
+    told: bool,
 }
 
 impl Offspring {
-    /// From now on, what loses its parent in the command's tree stays in sight.
+    /// Those there are now. From now on, what loses its parent in the command's tree stays in
+    /// sight, if nobody else's orphans could be taken for it.
     pub(crate) fn of(command: i32) -> Self {
-        let mut strangers: HashSet<_> = children(std::process::id().cast_signed()).collect();
-        strangers.remove(&command);
-        // A kernel that will not do so is one on which fewer are found.
-        let _ = sys::adopt_orphans();
-        Self { command, strangers }
+        let own = process::id();
+        // The first process of a container gets all the orphans there.
+        let has_others = own == 1 || children(own.cast_signed()) != [command];
+        let mut offspring = Self {
+            command: Some(command),
+            adopts: !has_others && sys::adopt_orphans().is_ok(),
+            known: BTreeMap::new(),
+        };
+        offspring.living();
+        offspring
     }
 
-    /// All that there are, the command aside, parents first. Reaps those that this process
-    /// has adopted and that have ended.
-    pub(crate) fn living(&self) -> Vec<i32> {
-        let mut found: Vec<_> = children(std::process::id().cast_signed())
-            .filter(|pid| !self.strangers.contains(pid))
-            .filter(|&pid| pid == self.command || !has_ended(pid))
-            .collect();
-        let mut seen: HashSet<_> = found.iter().copied().collect();
-        let mut next = 0;
-        while let Some(&pid) = found.get(next) {
-            found.extend(children(pid).filter(|&child| seen.insert(child)));
-            next += 1;
-        }
-        found.retain(|&pid| pid != self.command);
-        found
+    /// The command has been reaped.
+    pub(crate) fn outlives(&mut self) {
+        self.command = None;
     }
 
-    /// Sends each a signal. That one has ended meanwhile, or is not to be signalled by this
-    /// process, is no error here: who is left is seen by the next look.
-    pub(crate) fn send(&self, signals: &[i32]) {
-        for pid in self.living() {
-            for &signal in signals {
-                let _: io::Result<()> = sys::send_signal(pid, signal, None);
+    /// All that there are, the command aside.
+    pub(crate) fn living(&mut self) -> Vec<i32> {
+        // Whoever is reaped has just made its children this process's: it looks again.
+        while self.look() {}
+        self.known.keys().copied().collect()
+    }
+
+    /// Looks who is there, and says whether somebody was reaped meanwhile.
+    fn look(&mut self) -> bool {
+        self.known
+            .retain(|&pid, known| started(pid) == Some(known.started));
+        let mut has_reaped = false;
+        let mut parents: Vec<_> = self.known.keys().copied().collect();
+        parents.extend(self.command);
+        if self.adopts {
+            let own = process::id().cast_signed();
+            for pid in children(own) {
+                match Some(pid) == self.command {
+                    true => {}
+                    false if has_ended(pid) => has_reaped = true,
+                    false => self.add(pid, &mut parents),
+                }
             }
         }
+        let mut seen = HashSet::new();
+        while let Some(parent) = parents.pop() {
+            if seen.insert(parent) {
+                for pid in children(parent) {
+                    self.add(pid, &mut parents);
+                }
+            }
+        }
+        has_reaped
+    }
+
+    fn add(&mut self, pid: i32, parents: &mut Vec<i32>) {
+        let Some(started) = started(pid) else {
+            return;
+        };
+        let told = false;
+        self.known.entry(pid).or_insert(Known { started, told });
+        parents.push(pid);
+    }
+
+    /// Sends these signals to those that have not been sent any.
+    pub(crate) fn tell(&mut self, signals: &[i32]) {
+        self.living();
+        let untold = self.known.iter_mut().filter(|(_, known)| !known.told);
+        for (&pid, known) in untold {
+            known.told = true;
+            send(pid, signals);
+        }
+    }
+
+    /// Kills them all.
+    pub(crate) fn kill(&mut self) {
+        self.living()
+            .iter()
+            .for_each(|&pid| send(pid, &[libc::SIGKILL]));
+    }
+}
+
+/// That one has ended meanwhile, or is not to be signalled by this process, is no error: who is
+/// left is seen by the next look.
+fn send(pid: i32, signals: &[i32]) {
+    for &signal in signals {
+        let _ = sys::send_signal(pid, signal, None);
     }
 }
 
@@ -65,8 +130,19 @@ fn has_ended(pid: i32) -> bool {
     )
 }
 
+/// When a process was started, in the kernel's count; `None` if it has ended.
+fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may hold blanks and brackets.
+    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    match fields.first() {
+        Some(&("Z" | "X")) => None,
+        _ => fields.get(19)?.parse().ok(),
+    }
+}
+
 /// A process's children, as far as the kernel tells (`CONFIG_PROC_CHILDREN`).
-fn children(pid: i32) -> impl Iterator<Item = i32> {
+fn children(pid: i32) -> Vec<i32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let of_thread = |thread: fs::DirEntry| {
         let children = fs::read_to_string(thread.path().join("children"));
@@ -74,5 +150,6 @@ fn children(pid: i32) -> impl Iterator<Item = i32> {
         let pids = children.split_ascii_whitespace().map(str::parse);
         pids.flatten().collect::<Vec<i32>>()
     };
-    threads.into_iter().flatten().flatten().flat_map(of_thread)
+    let threads = threads.into_iter().flatten().flatten();
+    threads.flat_map(of_thread).collect()
 }

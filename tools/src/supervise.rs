@@ -50,6 +50,13 @@ impl Signals {
     }
 }
 
+/// What asks a process to end. One that is stopped takes its SIGTERM only when it goes on.
+const END: &[i32] = &[libc::SIGTERM, libc::SIGCONT];
+
+/// For how long a command that goes on after its SIGTERM may end what it has started itself: one
+/// that passes the signal on (timeout(1), for one) would have it arrive twice.
+const HEAD_START: Duration = Duration::from_secs(1);
+
 /// How the keeper thread, which notices that a grant is lost, tells the loop.
 #[derive(Clone)]
 pub(crate) struct LossNotice(Arc<(EventFd, OnceLock<Lost>)>);
@@ -185,6 +192,7 @@ pub(crate) fn supervise(
         keeper,
         lost: false,
         kill_at: None,
+        tell_at: None,
         offspring: None,
     };
     let code = watch.until_end()?;
@@ -204,6 +212,8 @@ struct Watch<'a> {
     lost: bool,
     /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
+    /// When what the command has started is told to end, as the command was.
+    tell_at: Option<Instant>,
     /// What is to end with the command, once the lock is lost.
     offspring: Option<Offspring>,
 }
@@ -230,26 +240,32 @@ impl Watch<'_> {
             if untold || self.notice.lost().is_some() {
                 self.lose();
             }
-            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-                self.policy.on_lost = OnLost::Kill;
-                self.kill_at = None;
+            if self.tell_at.take_if(|at| *at <= Instant::now()).is_some() {
+                self.tell_offspring();
+            }
+            if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
                 say(format_args!(
                     "process {} is still there: sending SIGKILL",
                     self.child.pid
                 ));
-                self.end(&[libc::SIGKILL]);
+                self.kill();
             }
             self.forward()?;
         }
     }
 
-    /// Sends these signals to the command and to what it has started.
-    fn end(&self, signals: &[i32]) {
-        for &signal in signals {
-            self.child.send(signal, None);
+    fn tell_offspring(&mut self) {
+        if let Some(offspring) = &mut self.offspring {
+            offspring.tell(END);
         }
-        if let Some(offspring) = &self.offspring {
-            offspring.send(signals);
+    }
+
+    /// Kills the command and what it has started.
+    fn kill(&mut self) {
+        self.policy.on_lost = OnLost::Kill;
+        self.child.send(libc::SIGKILL, None);
+        if let Some(offspring) = &mut self.offspring {
+            offspring.kill();
         }
     }
 
@@ -259,11 +275,14 @@ impl Watch<'_> {
         /// How often to look, and how long a killed process may take.
         const LOOK: Duration = Duration::from_millis(10);
         const MOST_LOOKS_AFTER_KILL: u32 = 100;
-        let Some(offspring) = &self.offspring else {
+        let Some(offspring) = &mut self.offspring else {
             return Ok(());
         };
+        offspring.outlives();
         let mut looks_after_kill = 0;
         loop {
+            // Also those that were started meanwhile, by who has not ended yet.
+            offspring.tell(END);
             let living = offspring.living();
             if living.is_empty() {
                 return Ok(());
@@ -281,7 +300,7 @@ impl Watch<'_> {
                     _ => {}
                 }
                 looks_after_kill += 1;
-                offspring.send(&[libc::SIGKILL]);
+                offspring.kill();
             }
             std::thread::sleep(LOOK);
             while let Some(info) = self.incoming.read_signal()? {
@@ -297,7 +316,7 @@ impl Watch<'_> {
     /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill or
     /// to start the keeper.
     fn wait(&self) -> io::Result<()> {
-        let timeout = match [self.kill_at, self.keeper.due()]
+        let timeout = match [self.kill_at, self.tell_at, self.keeper.due()]
             .into_iter()
             .flatten()
             .min()
@@ -412,14 +431,16 @@ impl Watch<'_> {
         if self.policy.on_lost == OnLost::None {
             return;
         }
+        // Looked up before the command can end, and leave them to others.
         self.offspring = Some(Offspring::of(pid));
         match self.policy.on_lost {
             OnLost::Term => {
-                // A stopped process takes its SIGTERM only when it goes on.
-                self.end(&[libc::SIGTERM, libc::SIGCONT]);
-                self.kill_at = Instant::now().checked_add(self.policy.kill_after);
+                END.iter().for_each(|&signal| self.child.send(signal, None));
+                let now = Instant::now();
+                self.tell_at = now.checked_add(HEAD_START);
+                self.kill_at = now.checked_add(self.policy.kill_after);
             }
-            OnLost::Kill | OnLost::None => self.end(&[libc::SIGKILL]),
+            OnLost::Kill | OnLost::None => self.kill(),
         }
     }
 }

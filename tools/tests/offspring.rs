@@ -2,13 +2,26 @@
 
 mod common;
 
-use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::process::CommandExt;
 
-use common::{Identity, Running, Sandbox, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use common::{CASLOCK, Identity, Running, Sandbox, until};
 
 /// A script that starts others and says who they are: one that it waits for, and one whose
 /// parent has gone. Descriptor 1 stays theirs, so that what they leave unread does not matter.
 const SCRIPT: &str = "sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!; wait' & wait; echo done";
+
+/// A process that is killed when the test is over.
+struct Left(u32);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.cast_signed()), Signal::SIGKILL);
+    }
+}
 
 fn hold(sandbox: &Sandbox, options: &[&str], script: &str) -> (Running, [Identity; 2]) {
     let mut holder = sandbox.hold_with(options, "job", script);
@@ -21,7 +34,7 @@ fn hold(sandbox: &Sandbox, options: &[&str], script: &str) -> (Running, [Identit
 
 /// A script that starts that one and waits for it, and ends at a SIGTERM as the others do not.
 fn stubborn(sandbox: &Sandbox) -> String {
-    std::fs::write(sandbox.path().join("script"), SCRIPT).expect("a file");
+    fs::write(sandbox.path().join("script"), SCRIPT).expect("a file");
     "(trap '' TERM; exec sh ./script) & wait".to_owned()
 }
 
@@ -41,6 +54,54 @@ fn what_a_script_has_started_is_told_of_the_loss_with_it() {
         assert!(!outcome.stdout.contains("done"), "{outcome:?}");
         assert!(offspring.iter().all(Identity::is_gone));
     }
+}
+
+/// One that writes down each SIGTERM that it gets, and ends a little later.
+const NOTES: &str = "trap 'echo told >> told; ending=yes' TERM; echo $$; echo $$
+    until [ \"$ending\" ]; do sleep 0.05; done; sleep 0.3";
+
+fn told(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.path().join("told")).unwrap_or_default()
+}
+
+#[test]
+fn each_is_told_once_also_by_a_command_that_passes_the_signal_on() {
+    for passes_on in [false, true] {
+        let sandbox = Sandbox::new();
+        fs::write(sandbox.path().join("notes"), NOTES).expect("a file");
+        let script = match passes_on {
+            true => "exec timeout 1000 sh ./notes",
+            false => "sh ./notes; echo done",
+        };
+        let (holder, offspring) = hold(&sandbox, &["--kill-after", "1000"], script);
+        take(&sandbox);
+        assert_eq!(holder.wrapper.finish().code(), 120);
+        assert!(offspring[0].is_gone());
+        assert_eq!(told(&sandbox), "told\n", "{passes_on}");
+    }
+}
+
+/// What this process had as children before it became `caslock run` is none of the command's,
+/// nor are their orphans.
+#[test]
+fn what_others_have_left_is_not_the_commands() {
+    let sandbox = Sandbox::new();
+    nix::unistd::mkfifo(&sandbox.path().join("go"), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    fs::write(sandbox.path().join("script"), SCRIPT).expect("a file");
+    let script = "sh -c 'sleep 1000 & echo $!; read line < go' &
+        exec \"$0\" run --kill-after 1 job -- sh -c '(trap \"\" TERM; exec sh ./script) & wait'";
+    let mut command = sandbox.command("sh");
+    command.args(["-c", script, CASLOCK]).process_group(0);
+    let mut wrapper = sandbox.start(command);
+    let mut next = || Identity::of(wrapper.line().trim().parse().expect("a process id"));
+    let pids = [(); 3].map(|()| next());
+    let service = Left(pids[0].pid);
+    take(&sandbox);
+    fs::write(sandbox.path().join("go"), "on\n").expect("its parent ends");
+    // Not to the end of its output, which is the service's, too.
+    assert_eq!(wrapper.wait().code(), Some(120));
+    assert_eq!(pids.map(|it| it.is_gone()), [false, true, true]);
+    drop(service);
 }
 
 #[test]
@@ -84,16 +145,10 @@ fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
         let (mut holder, offspring) = hold(&sandbox, options, script);
         if code == 120 {
             take(&sandbox);
-            std::fs::write(sandbox.path().join("wait_for_this"), "on").expect("written");
+            fs::write(sandbox.path().join("wait_for_this"), "on").expect("written");
         }
         assert_eq!(holder.wrapper.wait().code(), Some(code));
-        for left in offspring {
-            assert!(!left.is_gone());
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(left.pid.cast_signed()),
-                Signal::SIGKILL,
-            )
-            .expect("still there");
-        }
+        let _left = [0, 1].map(|at| Left(offspring[at].pid));
+        assert!(!offspring.iter().any(Identity::is_gone));
     }
 }
