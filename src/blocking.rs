@@ -612,7 +612,9 @@ impl<'a> Blocking<'a> {
     /// wait there, for this slot or for others of the same session.
     ///
     /// Once: who is woken sleeps there again for as long as the holder is not proven dead, and
-    /// so do those whom it told. They would wake each other all the time.
+    /// so do those whom it told. They would wake each other all the time. First come, first
+    /// woken, so that all are told before anybody is again; but for real-time threads, whom the
+    /// kernel wakes first: behind one of those a sleeper may have to find the death at its poll.
     fn pass_on_notice(&mut self, holder: Identity, certificate: &AtomicU32) {
         if self.is_news(holder, certificate.load(Ordering::Relaxed)) {
             futex::wake(certificate, 1);

@@ -189,9 +189,10 @@ pub enum LockError {
         /// How many names the table can have.
         slots: u32,
     },
-    /// Another process is stuck in the middle of creating a name.
+    /// Another process is in the middle of creating a name, and does not get on with it: it is
+    /// stopped, or, if a `try_acquire` says so, may only have lost its processor.
     #[error(
-        "cannot create \"{name}\": {holder} has been creating a name all this time; it must run on (kill -CONT) or end",
+        "cannot create \"{name}\": {holder} is in the middle of creating a name and does not get on; if it is stopped, it must run on (kill -CONT) or end",
         name = printable(.name)
     )]
     NamingStuck {

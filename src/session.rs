@@ -331,7 +331,7 @@ impl Shared {
     /// process that wait for it share. Kept for a next wait: to close it takes long, and would
     /// be on a waiter's way to its grant.
     pub(crate) fn kin(&self, holder: Identity) -> Option<Arc<Kin>> {
-        /// How many may stay open unused.
+        /// From how many on those are closed that nobody uses, when another is opened.
         const KEPT: usize = 2;
         let mut kins = self.kins.lock();
         let known = kins.iter().position(|(of, _)| *of == holder);

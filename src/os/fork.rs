@@ -7,6 +7,7 @@
 //! - [`hold_forks`]: no fork of this process falls in between.
 
 use std::cell::UnsafeCell;
+use std::hint;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -314,6 +315,10 @@ static INSTALLED: AtomicI32 = AtomicI32::new(libc::EAGAIN);
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = {
     extern "C" fn install() {
+        // An allocator that holds its locks across forks has its handlers installed by now, at
+        // the latest by this. Those installed last run first: a fork is to wait for `FORKS`, whose
+        // holder may want memory, before it has the allocator's locks.
+        drop(hint::black_box(Box::new(0_u8)));
         // SAFETY:
         // - the handlers are functions of this library, there as long as the process is, or
         //   until the C library itself forgets them as it unloads this.

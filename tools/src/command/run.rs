@@ -44,7 +44,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
         && slot.state == SlotState::Abandoned
     {
         // Not taken first: a refusal that took a token each time would outdate the one that
-        // the refusal before has told.
+        // the refusal before has told, as one does to that of another who waited beside it.
         return Ok(refuse(&path, args, slot.previous, slot.token));
     }
     let guard = match acquire(&lock, args, &signals, &mut keeper)? {
