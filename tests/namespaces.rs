@@ -135,7 +135,8 @@ fn inspection_says_whose_process_ids_are_foreign() {
     );
 }
 
-/// A process with a process id of our choice, unless that may not be chosen.
+/// A process with a process id of our choice, unless that may not be chosen. That the id is
+/// another's is no reason to skip: whoever asks has seen to it that it is free.
 fn with_pid(pid: u32) -> Option<Child> {
     let how = Isolation {
         pid: Some(pid),
@@ -144,6 +145,9 @@ fn with_pid(pid: u32) -> Option<Child> {
     match Child::start_in("puppet", how) {
         Ok(child) => Some(child),
         Err(e) => {
+            let errno = e.raw_os_error();
+            let is_refused = matches!(errno, Some(libc::EPERM | libc::EINVAL | libc::ENOSYS));
+            assert!(is_refused, "clone3 with set_tid {pid}: {e}");
             skip("forced process ids", format!("clone3 with set_tid: {e}"));
             None
         }
