@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use caslock::{
-    AcquireError, ForceReleaseError, InspectError, LockError, LockTable, Lost, LostHow, OpenError,
-    Options, Previous,
+    AcquireError, FencingToken, ForceReleaseError, InspectError, Inspector, LockError, LockTable,
+    Lost, LostHow, OpenError, Options, Previous,
 };
 use common::puppet::Stage;
 use common::{
@@ -50,7 +50,12 @@ fn forker(boss: &mut Boss) {
         ["kept", "dropped", "other"].map(|name| table.lock(name).expect("a lock"));
     let kept_guard = kept.acquire().expect("a grant");
     let dropped_guard = dropped.acquire().expect("a grant");
-    dropped_guard.on_lost(|_| panic!("nothing is lost"));
+    let inspector = Inspector::open(&path).expect("the table opens");
+    let is_told = Arc::new(AtomicBool::new(false));
+    for guard in [&kept_guard, &dropped_guard] {
+        let told = Arc::clone(&is_told);
+        guard.on_lost(move |_| told.store(true, Ordering::Relaxed));
+    }
     let Some(child) = sys::fork() else {
         assert!(matches!(other.try_acquire(), Err(AcquireError::Forked(_))));
         assert!(matches!(other.acquire(), Err(AcquireError::Forked(_))));
@@ -62,6 +67,7 @@ fn forker(boss: &mut Boss) {
         assert!(matches!(table.lock("new"), Err(LockError::Forked(_))));
         assert!(matches!(table.inspect(), Err(InspectError::Forked(_))));
         assert!(matches!(kept.holder(), Err(InspectError::Forked(_))));
+        an_inspector_refuses(&inspector, kept_guard.token());
         let forced = table.force_release("kept", kept_guard.token());
         assert!(
             matches!(forced, Err(ForceReleaseError::Forked(_))),
@@ -98,6 +104,9 @@ fn forker(boss: &mut Boss) {
     boss.hear();
     kept_guard.release().expect("still ours");
     dropped_guard.release().expect("still ours");
+    // Either way the callbacks go in the end: called by the keeper, or forgotten.
+    wait_until(|| Arc::strong_count(&is_told) == 1);
+    assert!(!is_told.load(Ordering::Relaxed), "nothing is lost");
     other
         .acquire()
         .expect("the parent's handles work on")
@@ -105,6 +114,19 @@ fn forker(boss: &mut Boss) {
         .expect("held to the end");
     boss.say("released");
     boss.hear();
+}
+
+/// What an inspector that was opened before the fork answers in the child.
+fn an_inspector_refuses(inspector: &Inspector, token: FencingToken) {
+    let seen = inspector.snapshot();
+    assert!(matches!(seen, Err(InspectError::Forked(_))), "{seen:?}");
+    let seen = inspector.slot("kept");
+    assert!(matches!(seen, Err(InspectError::Forked(_))), "{seen:?}");
+    let forced = inspector.force_release("kept", token);
+    assert!(
+        matches!(forced, Err(ForceReleaseError::Forked(_))),
+        "{forced:?}"
+    );
 }
 
 /// A child that opens the table anew is a process like any other.
