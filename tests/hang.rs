@@ -82,6 +82,74 @@ fn an_evicted_guard_is_dropped_without_touching_the_successor() {
     }
 }
 
+/// What was handed back unseen is handed on as it was.
+#[test]
+fn whoever_comes_after_one_that_declined_is_told_of_the_eviction_as_well() {
+    let _watchdog =
+        watchdog("whoever_comes_after_one_that_declined_is_told_of_the_eviction_as_well");
+    let scratch = Scratch::with(on_expiry(500));
+    let lock = scratch.open().lock("job").expect("a lock");
+    let mut holder = Child::puppet(&scratch.table());
+    holder.acquire("job");
+    holder.stop();
+    for _ in 0..2 {
+        let guard = lock.acquire().expect("a grant after a lease");
+        let grant = Grant::of(&guard);
+        assert_eq!(grant.previous, "expired");
+        assert_eq!(grant.departed.0, holder.pid());
+        guard.decline().expect("held to the end");
+    }
+}
+
+#[test]
+fn a_lost_grant_is_not_declined_but_told_to_be_lost() {
+    let _watchdog = watchdog("a_lost_grant_is_not_declined_but_told_to_be_lost");
+    let scratch = Scratch::with(on_death());
+    let table = scratch.open();
+    let lock = table.lock("job").expect("a lock");
+    let guard = lock.acquire().expect("a grant");
+    let token = guard.token();
+    table.force_release("job", token).expect("it is held");
+    let lost = guard.decline().expect_err("somebody took it");
+    assert_eq!(lost.token, token);
+    let next = lock.acquire().expect("free");
+    assert_eq!(Grant::of(&next).previous, "forced");
+}
+
+/// Attempts that do not wait count on from one another: each alone has seen too little of the
+/// holder to call it silent.
+#[test]
+fn attempts_that_never_wait_evict_a_stopped_holder_in_the_end() {
+    let _watchdog = watchdog("attempts_that_never_wait_evict_a_stopped_holder_in_the_end");
+    let scratch = Scratch::with(on_expiry(500));
+    let lock = scratch.open().lock("job").expect("a lock");
+    let mut holder = Child::puppet(&scratch.table());
+    for limit in [None, Some(Duration::from_millis(20))] {
+        let held = holder.acquire("job");
+        holder.stop();
+        let guard = loop {
+            let attempt = match limit {
+                None => lock.try_acquire(),
+                Some(limit) => lock.acquire_timeout(limit),
+            };
+            match attempt {
+                Ok(guard) => break guard,
+                Err(AcquireError::Busy { .. } | AcquireError::TimedOut { .. }) => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => panic!("{e}"),
+            }
+        };
+        let grant = Grant::of(&guard);
+        assert_eq!(grant.previous, "expired", "{limit:?}");
+        assert_eq!(grant.departed, (holder.pid(), held.token), "{limit:?}");
+        guard.release().expect("held to the end");
+        holder.go_on();
+        assert!(!holder.is_held("job"));
+        holder.release("job");
+    }
+}
+
 /// The evicted holder comes back when its successor has come and gone.
 #[test]
 fn a_late_release_after_the_successor_left_changes_nothing() {
