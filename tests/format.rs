@@ -772,6 +772,28 @@ fn a_table_that_was_replaced_under_load_grants_no_more() {
     }
 }
 
+/// The session that saw its table go stays closed. A path that leads to the same file again
+/// is opened as a new session, not with the closed one.
+#[test]
+fn a_table_that_is_back_at_its_path_is_used_by_whoever_opens_it_again() {
+    let _watchdog = watchdog("a_table_that_is_back_at_its_path_is_used_by_whoever_opens_it_again");
+    let scratch = Scratch::with(on_death());
+    let closed = scratch.open();
+    fs::rename(scratch.table(), scratch.file("elsewhere")).expect("renamed");
+    common::wait_until(|| matches!(closed.lock("job"), Err(LockError::TableReplaced(_))));
+    fs::rename(scratch.file("elsewhere"), scratch.table()).expect("renamed");
+    let table = scratch.open();
+    assert_ne!(table.session(), closed.session());
+    let lock = table.lock("job").expect("a lock");
+    let guard = lock.acquire().expect("a grant");
+    guard.release().expect("held to the end");
+    let refused = closed.lock("job").map(drop);
+    assert!(
+        matches!(refused, Err(LockError::TableReplaced(_))),
+        "{refused:?}"
+    );
+}
+
 /// Row 12: a file whose length has changed is not the table that was opened. One that was
 /// cut ends those who touch what is gone with SIGBUS, as every mapping does: permissions
 /// are the only defence, and the documentation says so. Nobody is granted anything.
