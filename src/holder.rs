@@ -356,9 +356,8 @@ mod tests {
         assert_eq!(human(Duration::from_secs(2 * 86_400 + 4 * 3600)), "2d04h");
     }
 
-    #[test]
-    fn a_pid_of_another_namespace_is_marked_and_the_mark_explained() {
-        let mut holder = Holder {
+    fn a_holder() -> Holder {
+        Holder {
             pid: 7,
             session: 0,
             command: CommandName::from_words([u64::from_le_bytes(*b"job\0\0\0\0\0"), 0]),
@@ -367,7 +366,30 @@ mod tests {
             liveness: Liveness::Alive,
             heartbeat_age: Duration::ZERO,
             same_pid_namespace: true,
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_holder_is_said_unless_it_is_well() {
+        for (liveness, said) in [
+            (Liveness::Alive, ""),
+            (Liveness::Late, ", last heartbeat 7.0s ago"),
+            (Liveness::Dead, ", dead"),
+            (Liveness::Unknown, ", liveness unknown"),
+        ] {
+            let holder = Holder {
+                liveness,
+                heartbeat_age: Duration::from_secs(7),
+                ..a_holder()
+            };
+            let text = format!("process 7 (job), token 3, held for 12s{said}");
+            assert_eq!(holder.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_pid_of_another_namespace_is_marked_and_the_mark_explained() {
+        let mut holder = a_holder();
         assert_eq!(holder.to_string(), "process 7 (job), token 3, held for 12s");
         holder.same_pid_namespace = false;
         assert_eq!(

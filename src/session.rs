@@ -607,6 +607,8 @@ mod tests {
     use super::*;
     use crate::os::testing::{Child, Watchdog, deny};
     use crate::table::LockTable;
+    use nix::sys::signal::{SigSet, Signal};
+    use std::sync::mpsc;
     use tracing::{Event, Metadata, Subscriber, span};
 
     fn open() -> (tempfile::TempDir, LockTable) {
@@ -649,6 +651,27 @@ mod tests {
             assert!(take().is_some_and(|call| &*call.name == "job"));
         })
         .join();
+    }
+
+    #[test]
+    fn a_callback_has_the_signal_mask_of_the_thread_that_opened_the_table() {
+        let _watchdog = Watchdog::start();
+        // On a thread of its own, whose mask nobody else gets.
+        let opened = thread::spawn(|| {
+            let mut mask = SigSet::empty();
+            mask.add(Signal::SIGUSR1);
+            mask.thread_set_mask().unwrap();
+            open()
+        });
+        let (_dir, table) = opened.join().unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let (tell, told) = mpsc::channel();
+        guard.on_lost(move |_| tell.send(SigSet::thread_get_mask()).unwrap_or_default());
+        table.force_release("job", guard.token()).unwrap();
+        let mask = told.recv().unwrap().unwrap();
+        assert!(mask.contains(Signal::SIGUSR1), "{mask:?}");
+        assert!(!mask.contains(Signal::SIGTERM), "{mask:?}");
     }
 
     /// A log that fails on the keeper's thread.
