@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::env;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use nix::sys::signal::Signal;
@@ -71,20 +72,82 @@ fn a_sigchld_that_somebody_sent_is_told_from_the_kernels() {
     until("it is pending for the command", || pending().1 == bit);
 }
 
+/// Names the role of this program when it is run as a wrapper's command.
+const ROLE: &str = "CASLOCK_TEST_COMMAND";
+
+/// A real-time signal, which is queued as often as it is sent.
+const QUEUED: i32 = 34;
+
+/// The command of the test below: prints the value of each queued signal. Its first signals
+/// may come before it waits for them: it has been started with them blocked.
 #[test]
-fn queued_real_time_signals_all_arrive() {
-    let sandbox = Sandbox::new();
-    let script = "trap 'n=$((n+1)); echo $n' RTMIN; echo ready; while :; do read -t 0.05 x; done";
-    let mut command = sandbox.caslock(&["run", "job", "--", "bash", "-c", script]);
-    let mut wrapper = sandbox.start({
-        command.stdin(std::process::Stdio::piped());
-        command
-    });
-    assert_eq!(wrapper.line(), "ready");
-    for n in 1..=5 {
-        wrapper.send_number(34);
-        assert_eq!(wrapper.line(), n.to_string());
+fn command_role() {
+    if env::var_os(ROLE).is_none() {
+        return;
     }
+    // In a line of its own, whatever the test harness has written.
+    println!("\nready");
+    let queued = only(QUEUED);
+    loop {
+        // SAFETY: all zeroes is a valid value of it.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: both point to live values of their types.
+        let signal = unsafe { libc::sigwaitinfo(&raw const queued, &raw mut info) };
+        // SAFETY: a queued signal has a value, and any other has a zero there.
+        let value = unsafe { info.si_value() }.sival_ptr as usize;
+        println!("{signal} {value:#x} {}", info.si_code == libc::SI_QUEUE);
+    }
+}
+
+/// The set with this signal in it.
+fn only(signal: i32) -> libc::sigset_t {
+    // SAFETY: all zeroes is a valid value of it, and it outlives both calls.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        set
+    }
+}
+
+/// They were sent one by one, each after the last had arrived, so that none was ever queued.
+#[test]
+fn queued_real_time_signals_all_arrive_in_their_order_with_their_values() {
+    let sandbox = Sandbox::new();
+    let this = env::current_exe().expect("this program");
+    let this = this.to_str().expect("a UTF-8 path");
+    let role = ["command_role", "--exact", "--nocapture"];
+    let mut command = sandbox.caslock(&[&["run", "job", "--", this][..], &role].concat());
+    command.env(ROLE, "1");
+    let blocked = only(QUEUED);
+    // SAFETY: changes the mask of the one thread that is to execute the program.
+    unsafe {
+        command.pre_exec(move || {
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut());
+            Ok(())
+        });
+    }
+    let mut wrapper = sandbox.start(command);
+    while wrapper.line() != "ready" {}
+    // While it stands still, none of them can be passed on before the next is sent.
+    wrapper.send(Signal::SIGSTOP);
+    let identity = common::Identity::of(wrapper.pid());
+    until("the wrapper is stopped", || identity.is_stopped());
+    let values = [0x1000_0001_usize, 7, 0, usize::MAX, 5];
+    for value in values {
+        let value = libc::sigval {
+            sival_ptr: std::ptr::without_provenance_mut(value),
+        };
+        // SAFETY: the kernel copies the value and never follows it.
+        let sent = unsafe { libc::sigqueue(wrapper.pid() as i32, QUEUED, value) };
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    }
+    wrapper.send(Signal::SIGCONT);
+    for value in values {
+        assert_eq!(wrapper.line(), format!("{QUEUED} {value:#x} true"));
+    }
+    wrapper.send(Signal::SIGTERM);
+    assert_eq!(wrapper.wait().code(), Some(128 + 15));
 }
 
 #[test]
