@@ -3,10 +3,12 @@
 mod common;
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::Signal;
 
-use common::{Sandbox, until};
+use common::{Running, Sandbox, until};
 
 fn threads_of(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
@@ -66,4 +68,61 @@ fn a_wrapper_that_is_killed_before_it_has_a_keeper_is_as_dead_as_any() {
         assert!(holder.command.is_gone());
         holder.wrapper.wait();
     }
+}
+
+/// The system calls that make a thread fail from now on; those that make a process do not.
+fn refuse_threads() -> io::Result<()> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const HAS_BITS: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    /// Where the filter's input has a call's number, and the lower half of its first argument.
+    const NUMBER: u32 = 0;
+    const FLAGS: u32 = 16;
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let fail = |errno: i32| step(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
+    let mut program = [
+        step(LOAD, NUMBER, 0, 0),
+        // Its flags lie in memory, where no filter can look; the C library then asks clone.
+        step(EQUALS, libc::SYS_clone3 as u32, 0, 1),
+        fail(libc::ENOSYS),
+        step(EQUALS, libc::SYS_clone as u32, 0, 3),
+        step(LOAD, FLAGS, 0, 0),
+        step(HAS_BITS, libc::CLONE_THREAD as u32, 0, 1),
+        fail(libc::EAGAIN),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: both calls change this process alone, and the filter lives across the second.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) != 0
+    };
+    match refused {
+        true => Err(io::Error::last_os_error()),
+        false => Ok(()),
+    }
+}
+
+#[test]
+fn where_no_keeper_can_be_had_a_loss_is_noticed_all_the_same() {
+    let sandbox = Sandbox::new();
+    let script = "echo $$; exec sleep 1000";
+    let mut command = sandbox.caslock(&["run", "job", "--", "sh", "-c", script]);
+    // SAFETY: makes two system calls between fork and exec, and nothing else.
+    unsafe { command.pre_exec(refuse_threads) };
+    let holder = Running::of(sandbox.start(command));
+    let token = sandbox.token("job").to_string();
+    // Time for a keeper, and for some attempts at it.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(threads_of(holder.wrapper.pid()), 1);
+    sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert!(outcome.stderr.contains("lost \"job\""), "{outcome:?}");
+    assert!(holder.command.is_gone());
 }
