@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 
+use caslock::Inspector;
 use nix::unistd::geteuid;
 
-use common::{CASLOCK, Sandbox};
+use common::{CASLOCK, Sandbox, skip, until};
 
 #[test]
 fn the_commands_own_code_passes_through() {
@@ -61,6 +62,22 @@ fn timed_out_is_124_or_what_was_asked_for() {
     }
     let chosen = sandbox.run(&["run", "-w", "0.1", "-E", "9", "job", "--", "true"]);
     assert_eq!(chosen.code(), 9, "{chosen:?}");
+}
+
+/// The other tests have the short ones.
+#[test]
+fn the_long_flags_do_what_the_short_ones_do() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    let code = |flags: &[&str]| {
+        let outcome = sandbox.run(&[&["run"], flags, &["job", "--", "true"]].concat());
+        assert_ne!(outcome.stderr, "");
+        outcome.code()
+    };
+    assert_eq!(code(&["--nonblock"]), 75);
+    assert_eq!(code(&["--wait", "0.1"]), 124);
+    assert_eq!(code(&["--nonblock", "--conflict-exit-code", "9"]), 9);
+    assert_eq!(code(&["--wait=0.1", "--conflict-exit-code=9"]), 9);
 }
 
 #[test]
@@ -259,6 +276,82 @@ fn a_filesystem_that_nobody_may_write_to_is_73() {
     assert_eq!(look.expect("as before").code(), 0);
 }
 
+/// Where the kernel forgets byte locks, as on an overlay, a table would protect nothing.
+#[test]
+fn a_filesystem_that_no_table_may_be_on_is_73() {
+    let sandbox = Sandbox::new();
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(sandbox.path().join(name)).expect("a directory");
+    }
+    let at = sandbox.path().display();
+    let layers = format!("lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work");
+    let overlay = format!("mount -t overlay -o {layers} overlay {at}/merged");
+    for args in [
+        &["create", "merged/new.table"][..],
+        &["--table", "merged/new.table", "run", "job", "--", "true"],
+    ] {
+        let Some(outcome) = sandbox.run_with_mounts(&overlay, args) else {
+            return;
+        };
+        assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("overlay"), "{args:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_filesystem_without_the_room_for_a_table_is_73() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path().join("small")).expect("a directory");
+    let small = "mount -t tmpfs -o size=16k tmpfs small";
+    for args in [
+        &["create", "small/new.table"][..],
+        &["--table", "small/new.table", "run", "job", "--", "true"],
+    ] {
+        let Some(outcome) = sandbox.run_with_mounts(small, args) else {
+            return;
+        };
+        assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("bytes"), "{args:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_table_without_a_free_slot_is_73() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--slots", "1", "test.table"]);
+    // A name that nobody uses would make room.
+    let _holder = sandbox.hold("job");
+    let outcome = sandbox.run(&["run", "other", "--", "echo", "ran"]);
+    assert_eq!(outcome.code(), 73, "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+    assert!(outcome.stderr.contains("\"other\""), "{outcome:?}");
+}
+
+#[test]
+fn a_waiter_whose_table_is_replaced_ends_with_66() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    let waiter = sandbox.start(sandbox.caslock(&["run", "job", "--", "echo", "ran"]));
+    until("it waits", || sandbox.slot("job")["waiters"] == 1);
+    sandbox.ok(&["create", "new.table"]);
+    fs::rename(sandbox.path().join("new.table"), sandbox.table()).expect("renamed");
+    let outcome = waiter.finish();
+    assert_eq!(outcome.code(), 66, "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+}
+
+#[test]
+fn a_new_table_has_the_mode_and_the_slots_that_were_asked_for() {
+    let sandbox = Sandbox::new();
+    let numbers = ["--mode", "0640", "--slots", "70000"];
+    sandbox.ok(&[&["create"], &numbers[..], &["test.table"]].concat());
+    let found = fs::metadata(sandbox.table()).expect("the table");
+    assert_eq!(found.permissions().mode() & 0o7777, 0o640);
+    let inspector = Inspector::open(sandbox.table()).expect("the table opens");
+    let snapshot = inspector.snapshot().expect("not forked");
+    assert_eq!(snapshot.table.slots, 70_000);
+}
+
 /// What was missing was said to be the directory, whatever it was.
 #[test]
 fn without_a_proc_that_is_what_is_said_to_be_missing() {
@@ -316,6 +409,32 @@ fn a_file_that_is_not_to_be_trusted_is_77() {
     fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o666)).expect("its mode");
     let open = sandbox.run(&["run", "job", "--", "true"]);
     assert_eq!(open.code(), 77, "{open:?}");
+
+    fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o600)).expect("its mode");
+    let second = sandbox.path().join("second");
+    fs::hard_link(sandbox.table(), &second).expect("a hard link");
+    let linked = sandbox.run(&["run", "job", "--", "true"]);
+    assert_eq!(linked.code(), 77, "{linked:?}");
+    fs::remove_file(second).expect("unlinked");
+    sandbox.ok(&["run", "job", "--", "true"]);
+}
+
+/// Root's trap: a file that anybody may have put there.
+#[test]
+fn a_strangers_file_where_anybody_may_put_one_is_77() {
+    let sandbox = Sandbox::new();
+    if !geteuid().is_root() {
+        skip("to give a file away takes CAP_CHOWN");
+        return;
+    }
+    sandbox.ok(&["create", "test.table"]);
+    chown(sandbox.table(), Some(54_321), None).expect("given away");
+    sandbox.ok(&["run", "job", "--", "true"]);
+    let anybodys = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(sandbox.path(), anybodys).expect("its mode");
+    let outcome = sandbox.run(&["run", "job", "--", "true"]);
+    assert_eq!(outcome.code(), 77, "{outcome:?}");
+    assert!(outcome.stderr.contains("54321"), "{outcome:?}");
 }
 
 #[test]

@@ -141,8 +141,10 @@ impl Sandbox {
             command.args(args);
             self.start(command).finish()
         };
-        if !run("true", &[]).status.success() {
-            skip("to change mounts takes CAP_SYS_ADMIN");
+        let tried = run("true", &[]);
+        if !tried.status.success() {
+            let why = tried.stderr.trim_end();
+            skip(format_args!("to change mounts takes CAP_SYS_ADMIN: {why}"));
             return None;
         }
         Some(run(CASLOCK, args))
