@@ -7,10 +7,12 @@ use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use caslock::{AcquireError, Inspector, Liveness, LockTable, Previous};
+use caslock::{AcquireError, Guard, Inspector, Liveness, LockTable, Previous};
 use common::puppet::Stage;
 use common::{
     Boss, Child, Dice, Grant, Scratch, dispatch, on_death, on_expiry, puppet, report, state,
@@ -114,6 +116,34 @@ fn a_lost_grant_is_not_declined_but_told_to_be_lost() {
     assert_eq!(lost.token, token);
     let next = lock.acquire().expect("free");
     assert_eq!(Grant::of(&next).previous, "forced");
+}
+
+/// Nobody has taken it, whatever becomes of it afterwards.
+#[test]
+fn a_grant_that_was_given_back_is_not_told_to_be_lost() {
+    type Way = (&'static str, fn(Guard<'_>));
+    let _watchdog = watchdog("a_grant_that_was_given_back_is_not_told_to_be_lost");
+    let scratch = Scratch::with(on_death());
+    let lock = scratch.open().lock("job").expect("a lock");
+    let ways: [Way; 3] = [
+        ("released", |guard| {
+            guard.release().expect("held to the end")
+        }),
+        ("dropped", |guard| drop(guard)),
+        ("declined", |guard| {
+            guard.decline().expect("held to the end")
+        }),
+    ];
+    for (way, give_back) in ways {
+        let is_told = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_told);
+        let guard = lock.acquire().expect("a grant");
+        guard.on_lost(move |_| told.store(true, Ordering::Relaxed));
+        give_back(guard);
+        // Either way the callback goes in the end: called by the keeper, or forgotten.
+        wait_until(|| Arc::strong_count(&is_told) == 1);
+        assert!(!is_told.load(Ordering::Relaxed), "{way}");
+    }
 }
 
 /// Attempts that do not wait count on from one another: each alone has seen too little of the
