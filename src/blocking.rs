@@ -170,6 +170,9 @@ pub(crate) struct Blocking<'a> {
     watch: Option<Watch>,
     /// Whether that was asked.
     watched: bool,
+    /// When the holder will have been seen silent for a whole lease, unless it beats by then:
+    /// the next look is to come no later. By the monotonic clock; never, if there is no lease.
+    expires_ns: u64,
     pub(crate) cause: Cause,
 }
 
@@ -243,6 +246,7 @@ impl<'a> Blocking<'a> {
             shown: Shown::NotYet,
             watch: None,
             watched: false,
+            expires_ns: u64::MAX,
             cause: Cause::Vacancy,
         }
     }
@@ -358,6 +362,7 @@ impl<'a> Blocking<'a> {
 
     fn is_expired(&mut self, held: OwnerWord, holder: Identity, now_ns: u64) -> bool {
         let slot = self.place.slot;
+        self.expires_ns = u64::MAX;
         let Some(lease) = self.session.view.lease_of(slot) else {
             return false;
         };
@@ -371,7 +376,9 @@ impl<'a> Blocking<'a> {
             let begun = self.watch.take();
             self.session.silence(slot, begun, held, holder, now_ns)
         };
-        silent_ns >= nanos(lease)
+        let left_ns = nanos(lease).saturating_sub(silent_ns);
+        self.expires_ns = now_ns.saturating_add(left_ns);
+        left_ns == 0
     }
 
     /// Whether it has not waited for long, and may go on: then it watches the holder by itself.
@@ -546,6 +553,11 @@ impl<'a> Blocking<'a> {
         }
     }
 
+    /// When a nap behind a holder that begins now is to end.
+    fn look_by(&self, now_ns: u64, nap_ns: u64) -> u64 {
+        self.nap_until(now_ns, nap_ns).min(self.expires_ns)
+    }
+
     /// Sleeps under a vacant slot, which has no holder whose death to wait for.
     fn sleep_vacant(&self, wake: &AtomicU32, expected: u32) -> Ended {
         let until_ns = self.nap_until(clock::now_ns(), self.trust_ns());
@@ -600,7 +612,7 @@ impl<'a> Blocking<'a> {
             Queue::Heir => nap_ns.min(self.trust_ns()),
             Queue::Idle | Queue::Asleep => nap_ns,
         };
-        let until_ns = self.nap_until(now_ns, nap_ns);
+        let until_ns = self.look_by(now_ns, nap_ns);
         let ended = futex::wait_two(wake, expected, certificate, value, until_ns);
         if ended == Ended::Certificate {
             self.pass_on_notice(holder, certificate);
@@ -1326,8 +1338,14 @@ mod tests {
             let looks = (1..).map(|look| 1_000 + look * SETTLED_NS);
             let mut looks = looks.take_while(|&now_ns| now_ns < 1_000 + lease_ns);
             assert!(looks.all(|now_ns| !waiter.is_expired(held, holder, now_ns)));
+            // Whatever it is that it looks for, it does so at the end of the lease.
+            assert_eq!(waiter.look_by(5_000, u64::MAX), 1_000 + lease_ns);
+            assert_eq!(waiter.look_by(5_000, 7), 5_007);
             assert!(waiter.is_expired(held, holder, 1_000 + lease_ns));
             assert!(!waiter.is_expired(next, holder, 1_000 + lease_ns));
+            assert_eq!(waiter.look_by(5_000, u64::MAX), 1_000 + 2 * lease_ns);
+            assert!(!waiter.is_expired(next, session.identity, 1_000 + lease_ns));
+            assert_eq!(waiter.look_by(5_000, u64::MAX), u64::MAX);
             drop(waiter);
             assert!(!is_watched());
             // What is left of an earlier grant's watch does not make it start over.

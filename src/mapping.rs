@@ -505,9 +505,8 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, &Path), OpenError> {
             found: "a directory",
         });
     };
-    // `file_name` overlooks these at the end; to the kernel the path is a directory's.
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.ends_with(b"/") || bytes.ends_with(b"/.") {
+    // `file_name` overlooks a slash at the end; to the kernel the path is a directory's.
+    if path.as_os_str().as_bytes().ends_with(b"/") {
         return Err(io_error(path, "creating the file")(Errno::ISDIR.into()));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

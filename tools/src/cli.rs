@@ -251,7 +251,7 @@ pub(crate) enum OnAbandoned {
 pub(crate) struct Create {
     /// Where the table's file is to be (or say it by --table)
     pub(crate) path: Option<PathBuf>,
-    /// The same as <PATH>
+    /// The same as PATH
     #[arg(long, value_name = "PATH", display_order = 90)]
     pub(crate) table: Option<PathBuf>,
     /// How many lock names it has room for
