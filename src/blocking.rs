@@ -794,6 +794,8 @@ impl Waiting for Blocking<'_> {
         }
         let now_ns = clock::now_ns();
         if self.should_ask(holder, now_ns) && self.is_proven_dead(holder) {
+            self.rest = None;
+            self.session.forget_kin(holder);
             self.cause = Cause::Death;
             return Ok(Verdict::Gone);
         }

@@ -349,6 +349,15 @@ impl Shared {
         Some(kin)
     }
 
+    /// The holder is dead: nobody will ask for its threads again.
+    pub(crate) fn forget_kin(&self, holder: Identity) {
+        let mut kins = self.kins.lock();
+        let forgotten: Vec<_> = kins.extract_if(.., |(of, _)| *of == holder).collect();
+        // Closed without the lock.
+        drop(kins);
+        drop(forgotten);
+    }
+
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.witness.as_ref()?.borrow()
     }
