@@ -191,6 +191,7 @@ pub(crate) fn supervise(
         policy,
         keeper,
         lost: false,
+        is_hurried: false,
         kill_at: None,
         tell_at: None,
         offspring: None,
@@ -210,6 +211,8 @@ struct Watch<'a> {
     policy: LossPolicy<'a>,
     keeper: LateKeeper<'a>,
     lost: bool,
+    /// Whether somebody wanted this process to end, after the loss.
+    is_hurried: bool,
     /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
     /// When what the command has started is told to end, as the command was.
@@ -288,7 +291,7 @@ impl Watch<'_> {
                 return Ok(());
             }
             let is_due = self.kill_at.is_some_and(|at| at <= Instant::now());
-            if is_due || self.policy.on_lost == OnLost::Kill {
+            if is_due || self.is_hurried || self.policy.on_lost == OnLost::Kill {
                 match looks_after_kill {
                     0 => say(format_args!(
                         "sending SIGKILL to what the command has left behind: {living:?}"
@@ -304,11 +307,7 @@ impl Watch<'_> {
             }
             std::thread::sleep(LOOK);
             while let Some(info) = self.incoming.read_signal()? {
-                if let libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM =
-                    info.ssi_signo as i32
-                {
-                    self.policy.on_lost = OnLost::Kill;
-                }
+                self.is_hurried |= is_to_end(&info);
             }
         }
     }
@@ -346,6 +345,8 @@ impl Watch<'_> {
     fn forward(&mut self) -> io::Result<bool> {
         let mut continued = false;
         while let Some(info) = self.incoming.read_signal()? {
+            // It may come too late for the command, which has ended and is not reaped yet.
+            self.is_hurried |= self.lost && is_to_end(&info);
             if info.ssi_signo as i32 == libc::SIGCONT {
                 continued = true;
                 if !self.guard.is_held() {
@@ -443,6 +444,14 @@ impl Watch<'_> {
             OnLost::Kill | OnLost::None => self.kill(),
         }
     }
+}
+
+/// Whether whoever sent this wants a process to end.
+const fn is_to_end(info: &siginfo) -> bool {
+    matches!(
+        info.ssi_signo as i32,
+        libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM
+    )
 }
 
 /// The command could not be started.
