@@ -81,6 +81,8 @@ pub use holder::{
 };
 pub use inspect::{Forced, Inspector, SessionInfo, SlotInfo, SlotState, Snapshot, TableInfo};
 pub use lock::Lock;
+#[doc(hidden)]
+pub use os::byte_lock::session_byte;
 pub use table::{LockTable, Options, Reclaim};
 
 /// The longest lock name, in bytes.

@@ -30,8 +30,10 @@ pub(crate) const COLLECT_BYTE: u64 = FIRST_BYTE + 1;
 const FIRST_SESSION_BYTE: u64 = FIRST_BYTE + 4096;
 
 /// The byte whose holder owns the session record of this index.
+///
+/// For the command line as well: not part of the library's promise.
 #[must_use]
-pub(crate) const fn session_byte(index: u32) -> u64 {
+pub const fn session_byte(index: u32) -> u64 {
     FIRST_SESSION_BYTE + index as u64
 }
 

@@ -11,6 +11,7 @@ mod late_keeper;
 mod offspring;
 mod output;
 mod program;
+mod stat;
 mod supervise;
 mod sys;
 mod table_path;

@@ -9,6 +9,7 @@ use std::process;
 
 use nix::libc;
 
+use crate::stat::Stat;
 use crate::sys::{self, Change};
 
 /// The processes that descend from a command, as far as they are known to.
@@ -26,7 +27,6 @@ pub(crate) struct Offspring {
 }
 
 struct Known {
-    /// When it was started, which its PID's next owner was not.
     started: u64,
     told: bool,
 }
@@ -62,7 +62,7 @@ impl Offspring {
     /// Looks who is there, and says whether somebody was reaped meanwhile.
     fn look(&mut self) -> bool {
         self.known
-            .retain(|&pid, known| started(pid) == Some(known.started));
+            .retain(|&pid, known| alive(pid).is_some_and(|stat| stat.started == known.started));
         let mut has_reaped = false;
         let mut parents: Vec<_> = self.known.keys().copied().collect();
         parents.extend(self.command);
@@ -88,17 +88,15 @@ impl Offspring {
     }
 
     fn add(&mut self, pid: i32, parents: &mut Vec<i32>) {
-        let Some(started) = started(pid) else {
-            return;
-        };
-        let told = false;
-        self.known.entry(pid).or_insert(Known { started, told });
-        parents.push(pid);
+        if let Some(Stat { started, .. }) = alive(pid) {
+            let told = false;
+            self.known.entry(pid).or_insert(Known { started, told });
+            parents.push(pid);
+        }
     }
 
-    /// Sends these signals to those that have not been sent any.
+    /// Sends these signals to those of the last look that have not been sent any.
     pub(crate) fn tell(&mut self, signals: &[i32]) {
-        self.living();
         let untold = self.known.iter_mut().filter(|(_, known)| !known.told);
         for (&pid, known) in untold {
             known.told = true;
@@ -106,11 +104,11 @@ impl Offspring {
         }
     }
 
-    /// Kills them all.
-    pub(crate) fn kill(&mut self) {
-        self.living()
-            .iter()
-            .for_each(|&pid| send(pid, &[libc::SIGKILL]));
+    /// Kills all of the last look.
+    pub(crate) fn kill(&self) {
+        for &pid in self.known.keys() {
+            send(pid, &[libc::SIGKILL]);
+        }
     }
 }
 
@@ -130,15 +128,8 @@ fn has_ended(pid: i32) -> bool {
     )
 }
 
-/// When a process was started, in the kernel's count; `None` if it has ended.
-fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name may hold blanks and brackets.
-    let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    match fields.first() {
-        Some(&("Z" | "X")) => None,
-        _ => fields.get(19)?.parse().ok(),
-    }
+fn alive(pid: i32) -> Option<Stat> {
+    Stat::of(pid).filter(|stat| !stat.has_ended())
 }
 
 /// A process's children, as far as the kernel tells (`CONFIG_PROC_CHILDREN`).

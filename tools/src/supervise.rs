@@ -211,7 +211,8 @@ struct Watch<'a> {
     policy: LossPolicy<'a>,
     keeper: LateKeeper<'a>,
     lost: bool,
-    /// Whether somebody wanted this process to end, after the loss.
+    /// Whether what is left is to be killed: it was to be from the start, its time is over, or
+    /// somebody wanted this process to end, after the loss.
     is_hurried: bool,
     /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
@@ -243,8 +244,11 @@ impl Watch<'_> {
             if untold || self.notice.lost().is_some() {
                 self.lose();
             }
-            if self.tell_at.take_if(|at| *at <= Instant::now()).is_some() {
-                self.tell_offspring();
+            if self.tell_at.take_if(|at| *at <= Instant::now()).is_some()
+                && let Some(offspring) = &mut self.offspring
+            {
+                offspring.living();
+                offspring.tell(END);
             }
             if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
                 say(format_args!(
@@ -257,17 +261,12 @@ impl Watch<'_> {
         }
     }
 
-    fn tell_offspring(&mut self) {
-        if let Some(offspring) = &mut self.offspring {
-            offspring.tell(END);
-        }
-    }
-
     /// Kills the command and what it has started.
     fn kill(&mut self) {
-        self.policy.on_lost = OnLost::Kill;
+        self.is_hurried = true;
         self.child.send(libc::SIGKILL, None);
         if let Some(offspring) = &mut self.offspring {
+            offspring.living();
             offspring.kill();
         }
     }
@@ -284,14 +283,14 @@ impl Watch<'_> {
         offspring.outlives();
         let mut looks_after_kill = 0;
         loop {
-            // Also those that were started meanwhile, by who has not ended yet.
-            offspring.tell(END);
             let living = offspring.living();
             if living.is_empty() {
                 return Ok(());
             }
-            let is_due = self.kill_at.is_some_and(|at| at <= Instant::now());
-            if is_due || self.is_hurried || self.policy.on_lost == OnLost::Kill {
+            // Also those that were started meanwhile, by who has not ended yet.
+            offspring.tell(END);
+            self.is_hurried |= self.kill_at.is_some_and(|at| at <= Instant::now());
+            if self.is_hurried {
                 match looks_after_kill {
                     0 => say(format_args!(
                         "sending SIGKILL to what the command has left behind: {living:?}"

@@ -286,15 +286,19 @@ fn a_filesystem_that_no_table_may_be_on_is_73() {
     let at = sandbox.path().display();
     let layers = format!("lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work");
     let overlay = format!("mount -t overlay -o {layers} overlay {at}/merged");
+    assert_no_table_there(&sandbox, &overlay, "merged/new.table", "overlay");
+}
+
+fn assert_no_table_there(sandbox: &Sandbox, mount: &str, path: &str, why: &str) {
     for args in [
-        &["create", "merged/new.table"][..],
-        &["--table", "merged/new.table", "run", "job", "--", "true"],
+        &["create", path][..],
+        &["--table", path, "run", "job", "--", "true"],
     ] {
-        let Some(outcome) = sandbox.run_with_mounts(&overlay, args) else {
+        let Some(outcome) = sandbox.run_with_mounts(mount, args) else {
             return;
         };
         assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
-        assert!(outcome.stderr.contains("overlay"), "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(why), "{args:?}: {outcome:?}");
     }
 }
 
@@ -303,16 +307,7 @@ fn a_filesystem_without_the_room_for_a_table_is_73() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path().join("small")).expect("a directory");
     let small = "mount -t tmpfs -o size=16k tmpfs small";
-    for args in [
-        &["create", "small/new.table"][..],
-        &["--table", "small/new.table", "run", "job", "--", "true"],
-    ] {
-        let Some(outcome) = sandbox.run_with_mounts(small, args) else {
-            return;
-        };
-        assert_eq!(outcome.code(), 73, "{args:?}: {outcome:?}");
-        assert!(outcome.stderr.contains("bytes"), "{args:?}: {outcome:?}");
-    }
+    assert_no_table_there(&sandbox, small, "small/new.table", "bytes");
 }
 
 #[test]

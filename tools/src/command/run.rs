@@ -1,6 +1,5 @@
 //! `caslock run`: holds a lock while a command runs.
 
-use std::fs;
 use std::io;
 use std::iter;
 use std::os::fd::AsFd;
@@ -20,6 +19,7 @@ use crate::exit_code::ExitCode;
 use crate::late_keeper::LateKeeper;
 use crate::output::{argument, in_one_line, printable, say};
 use crate::program::Program;
+use crate::stat::Stat;
 use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
 use crate::table_path;
 
@@ -109,14 +109,9 @@ fn acquire<'a>(
 
 /// Whether this process descends from that one.
 fn is_ancestor(pid: u32) -> bool {
-    let parent_of = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command name may hold blanks and brackets.
-        let (_, fields) = stat.rsplit_once(") ")?;
-        fields.split(' ').nth(1)?.parse::<i32>().ok()
-    };
-    let own = getppid().as_raw();
-    let ancestors = iter::successors(Some(own), |&pid| parent_of(pid).filter(|&pid| pid > 0));
+    let parent_of = |pid| Stat::of(pid).map(|stat| stat.parent);
+    let parent = getppid().as_raw();
+    let ancestors = iter::successors(Some(parent), |&pid| parent_of(pid).filter(|&pid| pid > 0));
     // Of a chain that changes while it is followed no end is certain.
     let mut ancestors = ancestors.take(10_000);
     ancestors.any(|ancestor| ancestor.cast_unsigned() == pid)

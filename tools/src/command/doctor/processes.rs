@@ -13,9 +13,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-/// The byte of the table file that session 0 locks; those of the others follow. Part of the
-/// file format (`src/os/byte_lock.rs`).
-const FIRST_SESSION_BYTE: u64 = (1 << 62) + 4096;
+use crate::stat::Stat;
 
 /// A process as people are told of it: `28501 (sleep)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +60,7 @@ pub(super) fn is_gone(pid: u32, file: &Metadata) -> bool {
 
 /// Whether a thread is a zombie, or has gone since it was listed.
 fn has_ended(task: &Path) -> bool {
-    let Ok(stat) = fs::read_to_string(task.join("stat")) else {
-        return !task.exists();
-    };
-    // The command name may hold blanks and brackets.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+    Stat::in_directory(task).map_or_else(|| !task.exists(), |stat| stat.has_ended())
 }
 
 /// The inode number in a line of `/proc/PID/maps`.
@@ -112,7 +105,7 @@ fn shown_in_maps(path: &Path) -> Vec<u8> {
 /// The processes, this one aside, with a descriptor of the table that carries the byte lock
 /// of this session: as long as there is one, the session counts as alive.
 pub(super) fn keepers(table: &Metadata, session: u32) -> Vec<Process> {
-    let byte = FIRST_SESSION_BYTE + u64::from(session);
+    let byte = caslock::session_byte(session);
     let is_table = |descriptor: PathBuf| {
         fs::metadata(descriptor)
             .is_ok_and(|found| (found.dev(), found.ino()) == (table.dev(), table.ino()))
@@ -211,7 +204,7 @@ mod tests {
         let witness = table.witness().expect("a witness").as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{witness}"));
         let info = info.expect("what the kernel tells of it");
-        let byte = FIRST_SESSION_BYTE + u64::from(session);
+        let byte = caslock::session_byte(session);
         assert!(carries(&info, byte), "{info}");
         assert!(!carries(&info, byte + 1), "{info}");
     }

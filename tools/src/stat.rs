@@ -1,0 +1,54 @@
+//! What the kernel tells of a process, or of one of its threads, in a line of `/proc`.
+
+use std::fs;
+use std::path::Path;
+
+/// `/proc/PID/stat`, or `/proc/PID/task/TID/stat`, as far as anybody here asks.
+pub(crate) struct Stat {
+    state: char,
+    pub(crate) parent: i32,
+    /// When it was started, in the kernel's count: not the same of the PID's next owner.
+    pub(crate) started: u64,
+}
+
+impl Stat {
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        Self::in_directory(Path::new(&format!("/proc/{pid}")))
+    }
+
+    /// Of a process or thread by its directory under `/proc`.
+    pub(crate) fn in_directory(directory: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(directory.join("stat")).ok()?)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        // The command name may hold blanks and brackets, so count from its end.
+        let fields: Vec<_> = line.rsplit_once(") ")?.1.split(' ').collect();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is a zombie, or less.
+    pub(crate) const fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_counted_from_the_end_of_a_name_that_may_hold_anything() {
+        let line = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1\n";
+        let stat = Stat::parse(line).expect("a line of the kernel's");
+        assert_eq!((stat.parent, stat.started), (3, 98_765));
+        assert!(!stat.has_ended());
+        let ended = line.replace(" S 3", " Z 3");
+        assert!(Stat::parse(&ended).expect("another").has_ended());
+        assert!(Stat::parse("7 (short) S 3").is_none());
+    }
+}
