@@ -614,7 +614,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, Watchdog, deny};
+    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
     use std::sync::mpsc;
@@ -640,6 +640,34 @@ mod tests {
         assert!(!session.view.is_still(&held, session.identity));
         assert!(session.kin(session.identity).is_none(), "nobody's");
         assert!(session.kins.lock().is_empty());
+    }
+
+    #[test]
+    fn of_holders_whose_threads_nobody_waits_for_two_stay_open_at_most() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = open();
+        let page = SharedPage::new();
+        let holders = [0, 1, 2, 3].map(|at| {
+            Child::fork(|| {
+                let table = LockTable::open(dir.path().join("t")).unwrap();
+                page.word(at).store(1 + table.session(), Ordering::Release);
+                thread::sleep(Duration::from_secs(1000));
+            })
+        });
+        let lock = table.lock("job").unwrap();
+        let session = lock.session();
+        let kin_of = |at: usize| {
+            while page.word(at).load(Ordering::Acquire) == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let session_index = page.word(at).load(Ordering::Acquire) - 1;
+            session.kin(Identity::new(holders[at].pid(), session_index))
+        };
+        let open = || session.kins.lock().len();
+        assert!((0..4).all(|at| kin_of(at).is_some() && open() <= 2));
+        // Those that somebody waits for stay all.
+        let waits = [0, 1, 2, 3].map(kin_of);
+        assert!(waits.iter().all(Option::is_some) && open() == 4);
     }
 
     #[test]

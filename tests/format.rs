@@ -498,6 +498,23 @@ fn with_mounts(test: &str, role: &str) -> Option<Child> {
     Some(Child::start_in(role, how).expect("a child with mounts of its own"))
 }
 
+/// A child in that role has mounts of its own, where there can be such, and a directory to
+/// mount in, and says what is expected.
+fn says_with_mounts(test: &'static str, role: &str, expected: &str) {
+    let _watchdog = watchdog(test);
+    let scratch = Scratch::empty();
+    let Some(mut child) = with_mounts(test, role) else {
+        return;
+    };
+    child.say(scratch.dir().display());
+    let answer = child.hear();
+    if answer.starts_with("cannot mount") {
+        skip(test, answer);
+        return;
+    }
+    assert_eq!(answer, expected);
+}
+
 /// Fills a filesystem of 64 KiB and works on there.
 fn tiny(boss: &mut Boss) {
     let dir = PathBuf::from(boss.hear());
@@ -591,18 +608,7 @@ fn copying(boss: &mut Boss) {
 #[test]
 fn a_full_filesystem_that_copies_on_write_is_none_later_either() {
     let test = "a_full_filesystem_that_copies_on_write_is_none_later_either";
-    let _watchdog = watchdog(test);
-    let scratch = Scratch::empty();
-    let Some(mut child) = with_mounts(test, "copying") else {
-        return;
-    };
-    child.say(scratch.dir().display());
-    let answer = child.hear();
-    if answer.starts_with("cannot mount") {
-        skip(test, answer);
-        return;
-    }
-    assert_eq!(answer, "worked");
+    says_with_mounts(test, "copying", "worked");
 }
 
 /// Row 13: a full filesystem is an error at creation, and never a SIGBUS later.
@@ -654,19 +660,7 @@ fn overlay(boss: &mut Boss) {
 /// Row 15: on an overlay a close drops the byte lock, so it is refused, by name.
 #[test]
 fn a_table_on_an_overlay_is_refused() {
-    let test = "a_table_on_an_overlay_is_refused";
-    let _watchdog = watchdog(test);
-    let scratch = Scratch::empty();
-    let Some(mut child) = with_mounts(test, "overlay") else {
-        return;
-    };
-    child.say(scratch.dir().display());
-    let answer = child.hear();
-    if answer.starts_with("cannot mount") {
-        skip(test, answer);
-        return;
-    }
-    assert_eq!(answer, "refused");
+    says_with_mounts("a_table_on_an_overlay_is_refused", "overlay", "refused");
 }
 
 /// Takes and releases a lock until that is no longer possible, and says why.

@@ -84,7 +84,7 @@ struct Ring {
 pub(crate) struct Certificate<'a> {
     word: &'a AtomicU32,
     ring: *mut Ring,
-    kept: Kept,
+    memory: Memory,
     /// The C library's own list, which this one stands in for.
     replaced: *const Head,
     tid: u32,
@@ -101,7 +101,7 @@ impl<'a> Certificate<'a> {
     /// When a system call is filtered, or there is no memory. The word is then as it was, and a
     /// session can do without: its waiters look for its death themselves, every 50 ms at least.
     pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
-        Self::register_in(word, Kept::ToTheEnd)
+        Self::register_in(word, Memory::Shared)
     }
 
     /// The same by a thread that another is soon to relieve, from memory that may be taken: to
@@ -111,12 +111,12 @@ impl<'a> Certificate<'a> {
     ///
     /// As [`register`](Self::register).
     pub(crate) fn register_briefly(word: &'a AtomicU32) -> io::Result<Self> {
-        Self::register_in(word, Kept::Mostly)
+        Self::register_in(word, Memory::Private)
     }
 
-    fn register_in(word: &'a AtomicU32, kept: Kept) -> io::Result<Self> {
+    fn register_in(word: &'a AtomicU32, memory: Memory) -> io::Result<Self> {
         let replaced = current_list();
-        let ring = new_ring(kept)?;
+        let ring = new_ring(memory)?;
         // SAFETY:
         // - made just now of null pointers, and nobody else knows it.
         unsafe {
@@ -131,7 +131,7 @@ impl<'a> Certificate<'a> {
         if let Err(error) = set_list(ring.cast()) {
             // SAFETY:
             // - the kernel refused the list, so nobody else knows the ring.
-            unsafe { drop_ring(ring, kept) };
+            unsafe { drop_ring(ring, memory) };
             return Err(error);
         }
         let tid = process::tid();
@@ -141,7 +141,7 @@ impl<'a> Certificate<'a> {
         Ok(Self {
             word,
             ring,
-            kept,
+            memory,
             replaced,
             tid,
             _thread_bound: PhantomData,
@@ -171,7 +171,7 @@ impl Drop for Certificate<'_> {
         }
         // SAFETY:
         // - the kernel has forgotten the ring, and only `self` knows it besides.
-        unsafe { drop_ring(self.ring, self.kept) };
+        unsafe { drop_ring(self.ring, self.memory) };
         // Relaxed: as in `register`. Compared, because another thread of this process may
         // have put its own id there: a session passes from one keeper to the next.
         let (mine, order) = (self.tid | WAITERS, Ordering::Relaxed);
@@ -181,18 +181,18 @@ impl Drop for Certificate<'_> {
     }
 }
 
-/// Until when the kernel finds a ring where it is.
+/// Where a ring lies.
 #[derive(Clone, Copy, Debug)]
-enum Kept {
-    /// Until its thread ends, whatever happens to the process's memory before.
-    ToTheEnd,
-    /// In memory that is taken from a dying process when memory is short.
-    Mostly,
+enum Memory {
+    /// In a page that could be shared: the kernel finds it there until the thread has ended.
+    Shared,
+    /// On the heap, which may be taken from a dying process before.
+    Private,
 }
 
 /// A ring of null pointers. A page of its own is not there in children.
-fn new_ring(kept: Kept) -> io::Result<*mut Ring> {
-    if let Kept::Mostly = kept {
+fn new_ring(memory: Memory) -> io::Result<*mut Ring> {
+    if let Memory::Private = memory {
         return Ok(Box::into_raw(Box::new(Ring {
             head: Head {
                 ring: Link { next: ptr::null() },
@@ -216,17 +216,17 @@ fn new_ring(kept: Kept) -> io::Result<*mut Ring> {
 
 /// # Safety
 ///
-/// `ring` is [`new_ring`]'s for the same `kept`, and used no more.
-unsafe fn drop_ring(ring: *mut Ring, kept: Kept) {
-    match kept {
+/// `ring` is [`new_ring`]'s for the same `memory`, and used no more.
+unsafe fn drop_ring(ring: *mut Ring, memory: Memory) {
+    match memory {
         // SAFETY:
         // - the caller's promise; it fails only for an impossible range.
-        Kept::ToTheEnd => unsafe {
+        Memory::Shared => unsafe {
             let _ = munmap(ring.cast(), mem::size_of::<Ring>());
         },
         // SAFETY:
         // - the caller's promise.
-        Kept::Mostly => drop(unsafe { Box::from_raw(ring) }),
+        Memory::Private => drop(unsafe { Box::from_raw(ring) }),
     }
 }
 
@@ -301,14 +301,19 @@ mod tests {
         }
     }
 
+    /// A child that has a certificate of this word, and stays.
+    fn holder(page: &SharedPage) -> Child {
+        Child::fork(|| {
+            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            forever()
+        })
+    }
+
     #[test]
     fn a_killed_process_has_its_certificate_marked_and_its_sleeper_woken() {
         let _watchdog = Watchdog::start();
         let page = SharedPage::new();
-        let child = Child::fork(|| {
-            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
-            forever()
-        });
+        let child = holder(&page);
         let value = outlive(&page, || child.kill());
         assert!(is_marked(value) && !is_intact(value), "{value:#x}");
     }
@@ -318,10 +323,7 @@ mod tests {
     fn a_process_whose_memory_is_taken_before_it_has_ended_has_its_certificate_marked() {
         let _watchdog = Watchdog::start();
         let page = SharedPage::new();
-        let child = Child::fork(|| {
-            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
-            forever()
-        });
+        let child = holder(&page);
         let value = wait_until_nonzero(page.word(CERTIFICATE));
         let Some(taken) = kill_and_take_memory(child.pid().cast_signed()) else {
             skip("this kernel takes no memory from the dying, or allows no tracing");

@@ -333,6 +333,32 @@ mod tests {
         until(|| are_all_threads_exiting(child.pid()) == Some(true));
     }
 
+    #[test]
+    fn who_lists_the_same_threads_at_the_same_time_gets_them_all() {
+        const THREADS: usize = 300;
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            thread::scope(|scope| {
+                for _ in 1..THREADS {
+                    scope.spawn(|| forever());
+                }
+                page.word(0).store(1, Ordering::Release);
+                forever()
+            })
+        });
+        until(|| page.word(0).load(Ordering::Acquire) == 1);
+        let threads = Threads::of(child.pid(), None).unwrap();
+        let list = || {
+            let ask = |listing: BorrowedFd<'_>| Some(threads.list_again(listing)?.len());
+            (0..100).all(|_| threads.listing.ask(ask) == Some(THREADS))
+        };
+        thread::scope(|scope| {
+            let lists = [(); 4].map(|()| scope.spawn(list));
+            assert!(lists.into_iter().all(|list| list.join().unwrap()));
+        });
+    }
+
     /// A list of threads is no snapshot: once, each listed thread was seen to exit, and the
     /// next one, started meanwhile, was not on the list.
     #[test]
