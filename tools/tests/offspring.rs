@@ -89,18 +89,19 @@ fn what_others_have_left_is_not_the_commands() {
     nix::unistd::mkfifo(&sandbox.path().join("go"), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
     fs::write(sandbox.path().join("script"), SCRIPT).expect("a file");
     let script = "sh -c 'sleep 1000 & echo $!; read line < go' &
-        exec \"$0\" run --kill-after 1 job -- sh -c '(trap \"\" TERM; exec sh ./script) & wait'";
+        exec \"$0\" run --kill-after 1 job -- sh -c 'echo $$; (trap \"\" TERM; exec sh ./script) & wait'";
     let mut command = sandbox.command("sh");
     command.args(["-c", script, CASLOCK]).process_group(0);
     let mut wrapper = sandbox.start(command);
     let mut next = || Identity::of(wrapper.line().trim().parse().expect("a process id"));
-    let pids = [(); 3].map(|()| next());
+    let pids = [(); 4].map(|()| next());
     let service = Left(pids[0].pid);
     take(&sandbox);
+    until("the loss is being dealt with", || pids[1].is_gone());
     fs::write(sandbox.path().join("go"), "on\n").expect("its parent ends");
     // Not to the end of its output, which is the service's, too.
     assert_eq!(wrapper.wait().code(), Some(120));
-    assert_eq!(pids.map(|it| it.is_gone()), [false, true, true]);
+    assert_eq!(pids.map(|it| it.is_gone()), [false, true, true, true]);
     drop(service);
 }
 
