@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(departed.pid, pid);
     }
 
-    /// A waiter that had looked up the attending thread as the keeper took it to be on its
-    /// way out once the certificate was marked: by then by the keeper, which had succeeded it.
+    /// Were it taken for the keeper, it would count as on its way out once the certificate is
+    /// marked: by then by the keeper, which has succeeded it.
     #[test]
     fn the_thread_that_attended_is_asked_after_like_any_other() {
         let _watchdog = Watchdog::start();
@@ -232,14 +232,14 @@ mod tests {
         let table = LockTable::open(&path).unwrap();
         let attendance = table.attend();
         let view = &attendance.session.view;
-        let kin = view.kin(holder).expect("of this namespace");
+        let keeper = view.keeper(holder);
         until(|| process::has_exited(child.pid()) == Some(true));
         // As by a keeper that ends.
         let certificate = view.record(holder.session()).unwrap().certificate();
         certificate.store(libc::FUTEX_OWNER_DIED, Ordering::Relaxed);
-        assert_eq!(view.is_dead_with(Some(&kin), holder), Some(false));
+        assert_eq!(view.is_dead_with(keeper, holder), Some(false));
         child.kill_and_reap();
-        assert_eq!(view.is_dead_with(Some(&kin), holder), Some(true));
+        assert_eq!(view.is_dead_with(keeper, holder), Some(true));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! whether the holder still lives.
 
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
@@ -19,7 +18,7 @@ use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
 use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use crate::session::{Session, nanos};
 use crate::sync::{AtomicU32, Ordering};
-use crate::view::{Futex, Kin, now_ms};
+use crate::view::{Futex, Keeper, now_ms};
 
 /// How long to wait.
 #[derive(Clone, Copy)]
@@ -52,10 +51,10 @@ const DYING_NOW_NS: u64 = 50_000;
 /// most are gone by then, and a nap would overshoot by more than that.
 const DYING_FAST_NS: u64 = 300_000;
 
-/// How long a waiter has slept behind one holder when it prepares for that one's death. More
-/// than a round of turns takes among thirty: who gets up for it is the last in the kernel's
-/// queue when it lies down again.
-const SETTLED_NS: u64 = 15_000_000;
+/// How long a waiter has slept behind one holder when it first asks after it, beside an intact
+/// certificate. More than a round of turns takes among thirty: who gets up for it is the last in
+/// the kernel's queue when it lies down again.
+const FIRST_ASK_NS: u64 = 15_000_000;
 
 /// How long a nap without a certificate is at most: only a look finds its holder's death.
 const BLIND_NAP_NS: u64 = 50_000_000;
@@ -117,13 +116,23 @@ const DEFERS_NS: u64 = 5_000_000;
 /// offered, for ever. Longer than an heir's nap, which the kernel may stretch by as much again.
 const ATTEMPT_DEFERS_NS: u64 = 4 * HEIR_NAP_NS;
 
-/// A wait beside an intact certificate.
-struct Rest {
-    holder: Identity,
-    /// When the wait counts as long, by the monotonic clock, and is prepared for the
-    /// holder's death; 0: it is.
-    settled_ns: u64,
-    kin: Option<Arc<Kin>>,
+/// What a waiter knows of the holder that it sleeps behind.
+struct Behind {
+    holder: Option<Identity>,
+    /// Since when it does, by the monotonic clock.
+    since_ns: u64,
+    /// When that one was first seen to have begun to die; 0: it was not.
+    dying_ns: u64,
+    keeper: Option<Keeper>,
+}
+
+impl Behind {
+    const NOBODY: Self = Self {
+        holder: None,
+        since_ns: 0,
+        dying_ns: 0,
+        keeper: None,
+    };
 }
 
 /// One thread waiting for one slot: the protocol's view of clock, kernel and peers.
@@ -158,13 +167,9 @@ pub(crate) struct Blocking<'a> {
     heir: Heir,
     /// When to ask next whether the holder is dead, though its certificate is intact.
     ask_ns: u64,
-    /// When the holder was first seen to have begun to die; 0: it was not.
-    dying_ns: u64,
     /// The holder, and its certificate's value, of which the next sleeper was told.
     told: Option<(Identity, u32)>,
-    /// Since when this holder has been waited for without a certificate.
-    blind: Option<(Identity, u64)>,
-    rest: Option<Rest>,
+    behind: Behind,
     shown: Shown,
     /// What it has seen of the holder's heartbeat, before the session's watch was asked.
     watch: Option<Watch>,
@@ -239,10 +244,8 @@ impl<'a> Blocking<'a> {
             last_look: None,
             heir: Heir::NEW,
             ask_ns: 0,
-            dying_ns: 0,
             told: None,
-            blind: None,
-            rest: None,
+            behind: Behind::NOBODY,
             shown: Shown::NotYet,
             watch: None,
             watched: false,
@@ -304,7 +307,7 @@ impl<'a> Blocking<'a> {
             let poll_ns = self.poll_ns();
             self.ask_ns = now_ns
                 + if first {
-                    poll_ns.min(SETTLED_NS)
+                    poll_ns.min(FIRST_ASK_NS)
                 } else {
                     poll_ns
                 };
@@ -318,46 +321,54 @@ impl<'a> Blocking<'a> {
         }
     }
 
-    /// How long to sleep beside an intact certificate. A wait that gets long prepares for
-    /// the holder's death; a short one has no time for that.
-    fn rest_ns(&mut self, holder: Identity, now_ns: u64) -> u64 {
-        let poll_ns = self.poll_ns();
-        let rest = match &mut self.rest {
-            Some(rest) if rest.holder == holder => rest,
-            rest => rest.insert(Rest {
-                holder,
-                settled_ns: now_ns + SETTLED_NS,
-                kin: None,
-            }),
-        };
-        if now_ns < rest.settled_ns {
-            return poll_ns.min(rest.settled_ns - now_ns);
+    /// How long to sleep behind a holder whose certificate has this value; `None`: to look again
+    /// at once.
+    fn nap_ns(&mut self, holder: Identity, value: u32, now_ns: u64) -> Option<u64> {
+        let (view, poll_ns) = (&self.session.view, self.poll_ns());
+        let behind = &mut self.behind;
+        if behind.holder != Some(holder) {
+            *behind = Behind {
+                holder: Some(holder),
+                since_ns: now_ns,
+                ..Behind::NOBODY
+            };
         }
-        if rest.settled_ns != 0 {
-            rest.settled_ns = 0;
-            rest.kin = self.session.kin(holder);
+        let slept_ns = now_ns.saturating_sub(behind.since_ns);
+        if certificate::is_intact(value) {
+            behind.dying_ns = 0;
+            behind.keeper = view.keeper(holder);
+            // An earlier mark was an earlier session's.
+            self.told = None;
+            return Some(match slept_ns {
+                ..FIRST_ASK_NS => poll_ns.min(FIRST_ASK_NS - slept_ns),
+                _ => poll_ns,
+            });
         }
-        poll_ns
-    }
-
-    /// How long to sleep behind a holder of whose death the kernel would not tell: less and
-    /// less often, so that it is found within a quarter of the time that was waited for it.
-    fn blind_nap_ns(&mut self, holder: Identity, now_ns: u64) -> u64 {
-        let since_ns = match self.blind {
-            Some((seen, since_ns)) if seen == holder => since_ns,
-            _ => {
-                self.blind = Some((holder, now_ns));
-                now_ns
-            }
-        };
-        let nap_ns = (now_ns.saturating_sub(since_ns) / 4).max(BLIND_NAP_MIN_NS);
-        nap_ns.min(BLIND_NAP_NS).min(self.poll_ns())
+        if !certificate::is_marked(value) {
+            // The kernel would not tell of its death: look less and less often, so that it is
+            // found within a quarter of the time that was waited for it.
+            let nap_ns = (slept_ns / 4).max(BLIND_NAP_MIN_NS);
+            return Some(nap_ns.min(BLIND_NAP_NS).min(poll_ns));
+        }
+        // Not to be proven dead yet: look again soon, then less and less often, so that it is
+        // found dead within a quarter of the time that dying takes it.
+        if behind.dying_ns == 0 {
+            behind.dying_ns = now_ns;
+        }
+        let dying_for_ns = now_ns.saturating_sub(behind.dying_ns);
+        if dying_for_ns < DYING_NOW_NS {
+            std::hint::spin_loop();
+            return None;
+        }
+        if dying_for_ns < DYING_FAST_NS {
+            std::thread::yield_now();
+            return None;
+        }
+        Some((dying_for_ns / 4).min(poll_ns))
     }
 
     fn is_proven_dead(&self, holder: Identity) -> bool {
-        let rest = self.rest.as_ref().filter(|rest| rest.holder == holder);
-        let kin = rest.and_then(|rest| rest.kin.as_deref());
-        self.session.view.is_dead_with(kin, holder) == Some(true)
+        self.session.view.is_dead_with(self.behind.keeper, holder) == Some(true)
     }
 
     fn is_expired(&mut self, held: OwnerWord, holder: Identity, now_ns: u64) -> bool {
@@ -390,7 +401,7 @@ impl<'a> Blocking<'a> {
             Patience::Until(deadline_ns) => now_ns < deadline_ns,
             Patience::Endless => true,
         };
-        may_go_on && self.slept_ns(now_ns) < SETTLED_NS.min(self.poll_ns())
+        may_go_on && self.slept_ns(now_ns) < self.poll_ns()
     }
 
     /// For how long it has waited since it first went to sleep behind a holder.
@@ -583,27 +594,8 @@ impl<'a> Blocking<'a> {
         }
         let value = certificate.load(Ordering::Relaxed);
         let now_ns = clock::now_ns();
-        let nap_ns = if certificate::is_marked(value) {
-            // Not to be proven dead yet: look again soon, then less and less often, so
-            // that it is found dead within a quarter of the time that dying takes it.
-            if self.dying_ns == 0 {
-                self.dying_ns = now_ns;
-            }
-            let dying_for_ns = now_ns.saturating_sub(self.dying_ns);
-            if dying_for_ns < DYING_NOW_NS {
-                std::hint::spin_loop();
-                return Ended::Again;
-            }
-            if dying_for_ns < DYING_FAST_NS {
-                std::thread::yield_now();
-                return Ended::Again;
-            }
-            (dying_for_ns / 4).min(self.poll_ns())
-        } else if certificate::is_intact(value) {
-            self.dying_ns = 0;
-            self.rest_ns(holder, now_ns)
-        } else {
-            self.blind_nap_ns(holder, now_ns)
+        let Some(nap_ns) = self.nap_ns(holder, value, now_ns) else {
+            return Ended::Again;
         };
         if self.asleep_ns == 0 {
             self.asleep_ns = now_ns;
@@ -794,8 +786,6 @@ impl Waiting for Blocking<'_> {
         }
         let now_ns = clock::now_ns();
         if self.should_ask(holder, now_ns) && self.is_proven_dead(holder) {
-            self.rest = None;
-            self.session.forget_kin(holder);
             self.cause = Cause::Death;
             return Ok(Verdict::Gone);
         }
@@ -1329,15 +1319,16 @@ mod tests {
             let (session, place) = (before.session, before.place);
             let [held, next] = [1, 2].map(|grants| words(grants)[0]);
             let holder = Identity::new(7, 2);
+            let short_ns = nanos(session.view.geometry.poll());
             let is_watched = || session.is_watched(place.slot);
             let mut waiter = Blocking::new(session, place, Patience::Endless);
             assert!(!waiter.is_expired(held, holder, 1_000) && !is_watched());
             waiter.asleep_ns = 1_000;
-            assert!(!waiter.is_expired(held, holder, SETTLED_NS) && !is_watched());
-            assert!(!waiter.is_expired(held, holder, 1_000 + SETTLED_NS) && is_watched());
+            assert!(!waiter.is_expired(held, holder, short_ns) && !is_watched());
+            assert!(!waiter.is_expired(held, holder, 1_000 + short_ns) && is_watched());
             // It counts from the first look of the wait: all but the last of this lease.
             let lease_ns = nanos(session.view.lease_of(place.slot).unwrap());
-            let looks = (1..).map(|look| 1_000 + look * SETTLED_NS);
+            let looks = (1..).map(|look| 1_000 + look * short_ns);
             let mut looks = looks.take_while(|&now_ns| now_ns < 1_000 + lease_ns);
             assert!(looks.all(|now_ns| !waiter.is_expired(held, holder, now_ns)));
             // Whatever it is that it looks for, it does so at the end of the lease.
@@ -1358,13 +1349,13 @@ mod tests {
             assert!(!waiter.is_expired(held, holder, 1_000));
             waiter.asleep_ns = 1_000;
             let looks = (1..2_000).find(|look| {
-                let now_ns = 1_000 + look * SETTLED_NS;
+                let now_ns = 1_000 + look * short_ns;
                 waiter.is_expired(held, holder, now_ns)
             });
-            assert_eq!(looks, Some(lease_ns.div_ceil(SETTLED_NS)));
+            assert_eq!(looks, Some(lease_ns.div_ceil(short_ns)));
             drop(waiter);
             // Of many waits with a deadline none is long.
-            let expired_at = (0..2_000).map(|wait| wait * SETTLED_NS).find(|&now_ns| {
+            let expired_at = (0..2_000).map(|wait| wait * short_ns).find(|&now_ns| {
                 let patience = Patience::Until(now_ns + 1_000);
                 let mut waiter = Blocking::new(session, place, patience);
                 assert!(!waiter.is_expired(held, holder, now_ns));
@@ -1373,7 +1364,59 @@ mod tests {
                 waiter.watched = false;
                 is_expired
             });
-            assert!(expired_at.is_some_and(|ns| ns.abs_diff(lease_ns) <= SETTLED_NS));
+            assert!(expired_at.is_some_and(|ns| ns.abs_diff(lease_ns) <= short_ns));
+        });
+    }
+
+    #[test]
+    fn how_long_a_waiter_naps_follows_from_what_it_has_seen_of_that_holder() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let [holder, other] = [7, 8].map(|pid| Identity::new(pid, 2));
+            let poll_ns = blocking.poll_ns();
+            let (intact, marked) = (7 | libc::FUTEX_WAITERS, libc::FUTEX_OWNER_DIED);
+            let mut nap = |holder, value, now_ns| blocking.nap_ns(holder, value, now_ns);
+            // It asks once when it has waited for a while, and then at each poll.
+            let now_ns = 5_000;
+            assert_eq!(nap(holder, intact, now_ns), Some(FIRST_ASK_NS));
+            assert_eq!(
+                nap(holder, intact, now_ns + 1_000),
+                Some(FIRST_ASK_NS - 1_000)
+            );
+            let now_ns = now_ns + FIRST_ASK_NS;
+            assert_eq!(nap(holder, intact, now_ns), Some(poll_ns));
+            // Death is looked for at once, and then less and less often.
+            assert_eq!(nap(holder, marked, now_ns), None);
+            assert_eq!(nap(holder, marked, now_ns + DYING_FAST_NS - 1), None);
+            let dying_for_ns = 4 * DYING_FAST_NS;
+            assert_eq!(
+                nap(holder, marked, now_ns + dying_for_ns),
+                Some(DYING_FAST_NS)
+            );
+            // The next holder's death, and the same one's in its next session, begin anew.
+            assert_eq!(nap(other, marked, now_ns + dying_for_ns), None);
+            assert_eq!(
+                nap(other, intact, now_ns + 2 * dying_for_ns),
+                Some(FIRST_ASK_NS - dying_for_ns)
+            );
+            assert_eq!(nap(other, marked, now_ns + 3 * dying_for_ns), None);
+            // As does a wait for one of whose death nobody would tell.
+            assert_eq!(nap(holder, 0, now_ns), Some(BLIND_NAP_MIN_NS));
+            assert_eq!(nap(holder, 0, now_ns + 8_000_000), Some(2_000_000));
+            assert_eq!(nap(holder, 0, now_ns + 3_000_000_000), Some(BLIND_NAP_NS));
+        });
+    }
+
+    #[test]
+    fn a_mark_after_an_intact_certificate_is_news_again() {
+        with_blocking(Patience::Endless, |mut blocking| {
+            let holder = Identity::new(7, 2);
+            let marked = libc::FUTEX_OWNER_DIED;
+            assert!(blocking.is_news(holder, marked));
+            assert!(!blocking.is_news(holder, marked));
+            blocking.nap_ns(holder, marked, 5_000);
+            assert!(!blocking.is_news(holder, marked));
+            blocking.nap_ns(holder, 7, 5_000);
+            assert!(blocking.is_news(holder, marked));
         });
     }
 

@@ -30,7 +30,7 @@ use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
 use crate::runs::Runs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, ord};
-use crate::view::{Futex, Kin, View, now_ms, previous_of};
+use crate::view::{Futex, View, now_ms, previous_of};
 
 /// The sessions of this process. Touched only under a [`ForkHold`], so that no
 /// child is born with it locked.
@@ -58,7 +58,6 @@ pub(crate) struct Shared {
     stopping: AtomicU32,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
-    kins: Mutex<Vec<(Identity, Arc<Kin>)>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
@@ -172,7 +171,6 @@ impl Session {
             stopping: AtomicU32::new(0),
             watches: Mutex::default(),
             contention: Contention::default(),
-            kins: Mutex::default(),
             lost_calls: Mutex::default(),
         });
         Ok(Self {
@@ -327,37 +325,6 @@ fn collect_records(
 }
 
 impl Shared {
-    /// The threads of a holder, for one that waits for its end: a descriptor, which all in this
-    /// process that wait for it share. Kept for a next wait: to close it takes long, and would
-    /// be on a waiter's way to its grant.
-    pub(crate) fn kin(&self, holder: Identity) -> Option<Arc<Kin>> {
-        /// From how many on those are closed that nobody uses, when another is opened.
-        const KEPT: usize = 2;
-        let mut kins = self.kins.lock();
-        let known = kins.iter().position(|(of, _)| *of == holder);
-        if let Some(at) = known {
-            if self.view.is_still(&kins[at].1, holder) {
-                return Some(Arc::clone(&kins[at].1));
-            }
-            kins.swap_remove(at);
-        }
-        let kin = Arc::new(self.view.kin(holder)?);
-        if kins.len() >= KEPT {
-            kins.retain(|(_, kin)| Arc::strong_count(kin) > 1);
-        }
-        kins.push((holder, Arc::clone(&kin)));
-        Some(kin)
-    }
-
-    /// The holder is dead: nobody will ask for its threads again.
-    pub(crate) fn forget_kin(&self, holder: Identity) {
-        let mut kins = self.kins.lock();
-        let forgotten: Vec<_> = kins.extract_if(.., |(of, _)| *of == holder).collect();
-        // Closed without the lock.
-        drop(kins);
-        drop(forgotten);
-    }
-
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.witness.as_ref()?.borrow()
     }
@@ -509,6 +476,7 @@ impl Shared {
         // keeper has the usual slice, one may have to wait until it has torn its process down.
         // Neither is logged: a subscriber is the application's code.
         let _ = scheduling::yield_to_the_woken();
+        process::ease_counting();
         let period = nanos(self.view.geometry.beat());
         let mut due = clock::now_ns();
         loop {
@@ -614,7 +582,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, SharedPage, Watchdog, deny};
+    use crate::os::testing::{Child, Watchdog, deny};
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
     use std::sync::mpsc;
@@ -624,50 +592,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         (dir, table)
-    }
-
-    #[test]
-    fn a_holders_threads_are_opened_once_for_all_waits_and_anew_for_another_session() {
-        let (_dir, table) = open();
-        let lock = table.lock("job").unwrap();
-        let session = lock.session();
-        let kin = || session.kin(session.identity).unwrap();
-        let first = Arc::as_ptr(&kin());
-        // Nobody waits any more, and they stay open.
-        assert_eq!(Arc::as_ptr(&kin()), first);
-        let held = kin();
-        session.record().close();
-        assert!(!session.view.is_still(&held, session.identity));
-        assert!(session.kin(session.identity).is_none(), "nobody's");
-        assert!(session.kins.lock().is_empty());
-    }
-
-    #[test]
-    fn of_holders_whose_threads_nobody_waits_for_two_stay_open_at_most() {
-        let _watchdog = Watchdog::start();
-        let (dir, table) = open();
-        let page = SharedPage::new();
-        let holders = [0, 1, 2, 3].map(|at| {
-            Child::fork(|| {
-                let table = LockTable::open(dir.path().join("t")).unwrap();
-                page.word(at).store(1 + table.session(), Ordering::Release);
-                thread::sleep(Duration::from_secs(1000));
-            })
-        });
-        let lock = table.lock("job").unwrap();
-        let session = lock.session();
-        let kin_of = |at: usize| {
-            while page.word(at).load(Ordering::Acquire) == 0 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            let session_index = page.word(at).load(Ordering::Acquire) - 1;
-            session.kin(Identity::new(holders[at].pid(), session_index))
-        };
-        let open = || session.kins.lock().len();
-        assert!((0..4).all(|at| kin_of(at).is_some() && open() <= 2));
-        // Those that somebody waits for stay all.
-        let waits = [0, 1, 2, 3].map(kin_of);
-        assert!(waits.iter().all(Option::is_some) && open() == 4);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
 use crate::protocol::ordering::Site;
-use crate::protocol::session::{Credentials, SessionRecord, SessionView};
+use crate::protocol::session::{Credentials, LifeSign, SessionRecord, SessionView};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::Wake;
 use crate::protocol::word::{Identity, Owner, Vacancy};
@@ -30,10 +30,13 @@ pub(crate) struct View {
     pub(crate) pid_namespace: Option<u64>,
 }
 
-/// The threads of a holder, looked up while it lived.
-pub(crate) struct Kin {
-    session: SessionView,
-    threads: Threads,
+/// The thread that keeps a holder's session, as its certificate had it: a mark there leaves
+/// nothing of the id.
+#[derive(Clone, Copy)]
+pub(crate) struct Keeper {
+    holder: Identity,
+    session: LifeSign,
+    tid: u32,
 }
 
 fn is_same(one: &SessionView, other: &SessionView) -> bool {
@@ -105,9 +108,9 @@ impl View {
         self.is_dead_with(None, holder)
     }
 
-    /// [`is_dead`](Self::is_dead), with the holder's threads looked up beforehand
-    /// ([`kin`](Self::kin)), which is quicker than to do it now.
-    pub(crate) fn is_dead_with(&self, kin: Option<&Kin>, holder: Identity) -> Option<bool> {
+    /// [`is_dead`](Self::is_dead), with the holder's [`keeper`](Self::keeper) if it is known,
+    /// which makes it quicker.
+    pub(crate) fn is_dead_with(&self, keeper: Option<Keeper>, holder: Identity) -> Option<bool> {
         let record = self.record(holder.session())?;
         let before = record.view();
         if before.is_some_and(|view| view.active && view.credentials.pid != holder.pid()) {
@@ -117,7 +120,7 @@ impl View {
         }
         // The quicker witness first: right after the certificate's mark, the byte is still
         // locked. What it cannot tell the byte lock can.
-        if before.is_some_and(|view| self.is_exiting(record, &view, kin)) {
+        if before.is_some_and(|view| self.is_exiting(record, &view, keeper, holder)) {
             return Some(true);
         }
         // The byte is locked for exactly as long as the session's address space lives.
@@ -129,40 +132,37 @@ impl View {
     /// The shortcut for a process that is being torn down: its memory, and with it the
     /// byte lock, can take a tenth of a second a gigabyte to go, but none of its tasks
     /// will run user code again. Asked only when its certificate says that it is worth it.
-    fn is_exiting(&self, record: &SessionRecord, view: &SessionView, kin: Option<&Kin>) -> bool {
+    fn is_exiting(
+        &self,
+        record: &SessionRecord,
+        view: &SessionView,
+        keeper: Option<Keeper>,
+        holder: Identity,
+    ) -> bool {
         let who = &view.credentials;
-        let kin = kin.filter(|kin| is_same(&kin.session, view));
-        let are_all_exiting = || match kin {
-            Some(kin) => kin.threads.are_all_exiting(),
-            None => process::are_all_threads_exiting(who.pid),
-        };
+        let keeper = keeper
+            .filter(|keeper| keeper.holder == holder && keeper.session.is_same_session(&view.life));
+        let threads = Threads::of(who.pid, keeper.map(|keeper| keeper.tid));
         self.shows_threads(view)
             && certificate::is_marked(record.certificate().load(Ordering::Relaxed))
-            && are_all_exiting() == Some(true)
+            && threads.are_all_exiting() == Some(true)
             // The record still is that process's: the answer was about the right one.
             && record.view().is_some_and(|now| is_same(&now, view))
     }
 
-    /// The threads of a holder, for whoever waits for its end.
-    pub(crate) fn kin(&self, holder: Identity) -> Option<Kin> {
+    /// The keeper of a holder's session, for whoever may have to ask whether it has died.
+    pub(crate) fn keeper(&self, holder: Identity) -> Option<Keeper> {
         let record = self.record(holder.session())?;
-        let session = record.view()?;
-        if !self.shows_threads(&session) || session.credentials.pid != holder.pid() {
-            return None;
-        }
+        // In this order: a later session's certificate is then not taken for this one's.
+        let session = record.life_sign();
+        let tid = certificate::keeper(record.certificate().load(Ordering::Relaxed))?;
         // Before there is a keeper it may be another thread's, which leaves it to the keeper
         // and runs on: the mark would then say nothing of that thread.
-        let keeper = certificate::keeper(record.certificate().load(Ordering::Relaxed))
-            .filter(|_| session.life.has_beaten());
-        let threads = Threads::of(holder.pid(), keeper).ok()?;
-        // The keeper read in between was this session's.
-        is_same(&record.view()?, &session).then_some(Kin { session, threads })
-    }
-
-    /// Whether these are the threads of the holder's session as it is now.
-    pub(crate) fn is_still(&self, kin: &Kin, holder: Identity) -> bool {
-        let now = self.record(holder.session()).and_then(SessionRecord::view);
-        now.is_some_and(|now| is_same(&now, &kin.session))
+        session.has_beaten().then_some(Keeper {
+            holder,
+            session,
+            tid,
+        })
     }
 
     /// Whether this process sees under `/proc` the threads that a session ends with.
@@ -265,5 +265,59 @@ pub(crate) fn previous_of(owner: Owner, token: u64) -> Previous {
         Owner::Vacant(Vacancy::Fresh) | Owner::Held(_) | Owner::Renaming(_) | Owner::Corrupt => {
             Previous::None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::table::LockTable;
+    use std::thread;
+
+    fn until(mut done: impl FnMut() -> bool) {
+        while !done() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The holder is a process whose first thread has ended, and whose keeper lives on.
+    #[test]
+    fn a_mark_speaks_for_the_keeper_of_that_holder_and_of_that_session_alone() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let table = LockTable::open(&path).unwrap();
+        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
+        let child = Child::fork(|| {
+            let table = LockTable::open(&path).unwrap();
+            page.word(0).store(table.session() + 1, Ordering::Release);
+            // SAFETY:
+            // - ends this thread alone, with all that it owns still there.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+        until(|| page.word(0).load(Ordering::Acquire) != 0);
+        let holder = Identity::new(child.pid(), page.word(0).load(Ordering::Acquire) - 1);
+        until(|| process::has_exited(child.pid()) == Some(true));
+        let lock = table.lock("job").unwrap();
+        let view = &lock.session().view;
+        until(|| view.keeper(holder).is_some());
+        let keeper = view.keeper(holder).unwrap();
+        let record = view.record(holder.session()).unwrap();
+        // As if the keeper had gone.
+        record
+            .certificate()
+            .store(libc::FUTEX_OWNER_DIED, Ordering::Relaxed);
+        assert_eq!(view.is_dead_with(None, holder), Some(false));
+        assert_eq!(view.is_dead_with(Some(keeper), holder), Some(true));
+        let another = Keeper {
+            holder: Identity::new(child.pid(), holder.session() + 1),
+            ..keeper
+        };
+        assert_eq!(view.is_dead_with(Some(another), holder), Some(false));
+        let credentials = record.view().unwrap().credentials;
+        record.open(&credentials);
+        assert_eq!(view.is_dead_with(Some(keeper), holder), Some(false));
+        assert!(view.keeper(holder).is_none(), "it has no certificate");
     }
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -522,12 +522,6 @@ fn sleeps(pid: u32) -> u64 {
     tasks.filter_map(sleeps_of).sum()
 }
 
-/// What the descriptors of a process are of.
-fn targets(pid: u32) -> impl Iterator<Item = PathBuf> {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
-    descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok())
-}
-
 /// The kernel wakes one of those who wait for a death, and each wakes the next: once. They
 /// went on with it in a ring for as long as the dead one's child kept its witness.
 #[test]
@@ -554,33 +548,6 @@ fn many_who_wait_for_one_that_is_dead_but_for_its_witness_let_each_other_sleep()
     assert!(slept < 2_000, "{slept} times");
     crowd.say("done");
     parent.hang_up();
-}
-
-/// They may be as many as there are descriptors for the application's own files.
-#[test]
-fn many_who_wait_for_the_end_of_one_open_its_threads_once() {
-    let _watchdog = watchdog("many_who_wait_for_the_end_of_one_open_its_threads_once");
-    let scratch = Scratch::with(on_death());
-    let mut holder = Child::puppet(&scratch.table());
-    holder.acquire("job");
-    let mut crowd = Child::start("crowd");
-    crowd.say(scratch.table().display());
-    assert_eq!(crowd.hear(), "waiting");
-    let pids = [crowd.pid(), holder.pid()];
-    let prepared = || {
-        let threads = PathBuf::from(format!("/proc/{}/task", pids[1]));
-        targets(pids[0]).filter(|target| *target == threads).count()
-    };
-    wait_until(|| prepared() > 0);
-    // The last of them comes much later than the first.
-    for _ in 0..100 {
-        assert!(prepared() <= 1);
-        thread::sleep(Duration::from_millis(2));
-    }
-    holder.kill_and_reap();
-    let lock = scratch.open().lock("job").expect("a lock");
-    wait_until(|| lock.try_acquire().is_ok());
-    crowd.say("done");
 }
 
 /// Opens and closes a table again and again while another thread forks children that stay.

@@ -63,8 +63,7 @@ impl Burden {
     }
 }
 
-/// A small holder that is killed before a wait for it has got long, and a waiter has made use of
-/// the time (caslock's does after 15 ms).
+/// A small holder that is killed before its waiter's processor has gone far to sleep.
 pub const SOON: &str = "small, 5 ms";
 
 /// A holder with many threads.

@@ -5,14 +5,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, openat, seek};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::futex;
 
-use super::descriptor::{Kept, Status};
+use super::descriptor::Status;
 use crate::sync::AtomicU32;
 
 /// This process's id, in its own PID namespace.
@@ -77,7 +77,7 @@ fn is_proc_of_this_namespace() -> bool {
     ids.next().is_some_and(|id| id.parse() == Ok(pid())) && ids.next().is_none()
 }
 
-/// The threads of one process, listed in `/proc/PID/task`: are they all on their way out?
+/// The threads of one process, as `/proc/PID/task` has them: are they all on their way out?
 ///
 /// It is a shortcut: a process of gigabytes takes long to be torn down, and all the time
 /// holds its byte lock, while its threads are past their own code at once.
@@ -90,127 +90,103 @@ fn is_proc_of_this_namespace() -> bool {
 ///   no processes of other users. Only `ESRCH` says that an id is nobody's.
 ///
 /// For PIDs of this very PID namespace, as `/proc` shows it ([`pid_namespace`]).
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Threads {
     pid: u32,
-    /// The kernel marks a thread's certificate amid its exit, and may at once give the
-    /// marking thread's processor to the waiter woken by it. To be asked about a thread in
-    /// this state, it would have the waiter wait until that one is through.
     keeper: Option<u32>,
-    /// Those that there were at first.
-    listed: Vec<u32>,
-    /// Open, it is this process's and no later one's.
-    listing: Kept,
-    /// Whose turn it is to read the listing: it has one offset.
-    reading: Mutex<()>,
 }
 
 impl Threads {
     /// What a directory has for links, its subdirectories aside.
     const OWN_LINKS: u64 = 2;
 
-    /// The threads of the process that has this id now.
+    /// The threads of the process that has this id.
     ///
-    /// Opening and listing are what takes the kernel long, the first time: whoever has time
-    /// now and will be in a hurry later keeps this.
-    ///
-    /// `keeper` is the thread whose certificate will be marked before anybody asks, if it
-    /// is known: it counts as exiting.
-    pub(crate) fn of(pid: u32, keeper: Option<u32>) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let path = format!("/proc/{pid}/task");
-        let listing = openat(CWD, path, flags, Mode::empty())?;
-        // In this order, so that threads which end meanwhile do not matter.
-        let links = Status::of(&listing)?.links;
-        let listed = list(listing.as_fd())?;
-        if links < Self::OWN_LINKS + listed.len() as u64 {
-            // Either more have just been started, or links do not count threads here.
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let listing = Kept::new(listing)?;
-        Ok(Self {
-            pid,
-            keeper,
-            listed,
-            listing,
-            reading: Mutex::new(()),
-        })
+    /// `keeper` is the thread whose certificate is marked, if it is known: it counts as
+    /// exiting. The kernel marks a certificate amid the thread's exit, and may at once give
+    /// that thread's processor to the waiter woken by it. To be asked about a thread in this
+    /// state, it would have the waiter wait until that one is through.
+    pub(crate) const fn of(pid: u32, keeper: Option<u32>) -> Self {
+        Self { pid, keeper }
     }
 
     /// Whether every thread is past the point where it could run its own code again:
     /// `Some(true)` is a proof of death, `Some(false)` only the lack of one, `None` that
-    /// the kernel would not tell. Ask only when the keeper's certificate is marked.
-    pub(crate) fn are_all_exiting(&self) -> Option<bool> {
+    /// the kernel would not tell.
+    pub(crate) fn are_all_exiting(self) -> Option<bool> {
+        self.ask().or_else(|| is_nobodys(self.pid).then_some(true))
+    }
+
+    fn ask(self) -> Option<bool> {
         if !has_exited(self.pid)? {
             return Some(false);
         }
-        // Mostly there have come no others since; a new listing takes longer.
-        let ask = |listing: BorrowedFd<'_>| match self.are_exiting(listing, &self.listed)? {
-            true => Some(true),
-            false => self.are_exiting(listing, &self.list_again(listing)?),
-        };
-        self.listing
-            .ask(ask)
-            .or_else(|| is_nobodys(self.pid).then_some(true))
-    }
-
-    /// Whether these threads are all on their way out, and all that there are.
-    fn are_exiting(&self, listing: BorrowedFd<'_>, tids: &[u32]) -> Option<bool> {
+        // Mostly there are no others, and to list threads takes long.
+        let main = [Some(self.pid), self.keeper.filter(|&tid| tid != self.pid)];
+        let main: Vec<_> = main.into_iter().flatten().collect();
+        if self.are_all(&main) == Some(true) {
+            return Some(true);
+        }
+        let listed = self.list()?;
         // The newest first: they are the last to be told, so a look that comes too early is
         // over with the first of them.
-        for &tid in tids.iter().rev() {
+        for &tid in listed.iter().rev() {
             if self.keeper != Some(tid) && !has_exited(tid)? {
                 return Some(false);
             }
         }
-        // They stay on their way out. But a listing is no snapshot: a thread that is reaped
-        // meanwhile can hide another, and one that was still running may have started
-        // another before it went. So count, and then see who is still there: it was there
-        // when the threads were counted, so if those are as many as were counted, they are
-        // all the threads of that moment, and none could start another.
-        let count = Status::of(listing)
-            .ok()?
-            .links
-            .checked_sub(Self::OWN_LINKS)?;
-        let there = match self.count_there(tids) {
-            Some(there) => there,
-            None => self
-                .list_again(listing)?
-                .iter()
-                .filter(|&tid| tids.contains(tid))
-                .count(),
-        };
-        Some(there as u64 >= count)
+        self.are_all(&listed)
     }
 
-    fn list_again(&self, listing: BorrowedFd<'_>) -> Option<Vec<u32>> {
-        let _reading = self.reading.lock();
-        list(listing).ok()
+    /// Whether there are no threads but these, which are on their way out.
+    ///
+    /// They stay on their way. But neither a guess nor a listing is a snapshot: a thread that
+    /// is reaped meanwhile can hide another, and one that was still running may have started
+    /// another before it went. So count, and then see who is still there: it was there when
+    /// the threads were counted, so if those are as many as were counted, they are all the
+    /// threads of that moment, and none could start another.
+    fn are_all(self, tids: &[u32]) -> Option<bool> {
+        let count = self.count()?;
+        let there = match self.count_there(tids) {
+            Some(there) => there,
+            None => {
+                let listed = self.list()?;
+                listed.iter().filter(|&tid| tids.contains(tid)).count()
+            }
+        };
+        Some(there as u64 == count)
+    }
+
+    fn count(self) -> Option<u64> {
+        let links = Status::at_path(&self.directory()).ok()?.links;
+        links.checked_sub(Self::OWN_LINKS)
     }
 
     /// How many of these threads there are; `None` if the kernel would not tell.
-    fn count_there(&self, tids: &[u32]) -> Option<usize> {
+    fn count_there(self, tids: &[u32]) -> Option<usize> {
         let there = tids.iter().map(|&tid| is_thread_of(self.pid, tid));
         there.sum::<Option<usize>>()
     }
+
+    fn list(self) -> Option<Vec<u32>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tasks = openat(CWD, self.directory(), flags, Mode::empty()).ok()?;
+        list(tasks.as_fd()).ok()
+    }
+
+    fn directory(self) -> PathBuf {
+        format!("/proc/{}/task", self.pid).into()
+    }
 }
 
-/// Whether every thread of the process that has this id is past its own code, as
-/// [`Threads::are_all_exiting`] tells.
-pub(crate) fn are_all_threads_exiting(pid: u32) -> Option<bool> {
-    // To open a listing takes many times as long, and is in vain while the first thread runs.
-    if has_exited(pid) == Some(false) {
-        return Some(false);
-    }
-    match Threads::of(pid, None) {
-        Ok(threads) => threads.are_all_exiting(),
-        Err(_) => is_nobodys(pid).then_some(true),
-    }
+/// Has the kernel make now what it needs to count this process's threads, and then keeps: whoever
+/// waits for a lock of this process will ask when it has died, and be in a hurry.
+pub(crate) fn ease_counting() {
+    let _ = Threads::of(pid(), None).count();
 }
 
 fn list(tasks: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let not_a_thread = |_| io::Error::new(io::ErrorKind::InvalidData, "not a list of threads");
-    seek(tasks, SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(tasks, &mut buffer);
     let mut tids = Vec::new();
@@ -275,7 +251,7 @@ fn is_nobodys(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, deny};
+    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, deny, skip};
     use crate::sync::Ordering;
     use std::thread;
     use std::time::Duration;
@@ -284,6 +260,14 @@ mod tests {
         loop {
             thread::sleep(Duration::from_secs(1000));
         }
+    }
+
+    /// Ends this thread alone, other than a return: the process ends with its first thread's.
+    fn exit_alone() -> ! {
+        // SAFETY:
+        // - owns nothing that other threads of these children use.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        unreachable!("it has exited")
     }
 
     fn until(mut done: impl FnMut() -> bool) {
@@ -295,11 +279,14 @@ mod tests {
     #[test]
     fn a_running_process_and_a_stopped_one_are_not_exiting() {
         let _watchdog = Watchdog::start();
-        assert_eq!(are_all_threads_exiting(pid()), Some(false));
+        assert_eq!(Threads::of(pid(), None).are_all_exiting(), Some(false));
         let child = Child::fork(|| forever());
         let id = nix::unistd::Pid::from_raw(child.pid().cast_signed());
         nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).unwrap();
-        assert_eq!(are_all_threads_exiting(child.pid()), Some(false));
+        assert_eq!(
+            Threads::of(child.pid(), None).are_all_exiting(),
+            Some(false)
+        );
     }
 
     #[test]
@@ -308,9 +295,9 @@ mod tests {
         let child = Child::fork(|| forever());
         let id = child.pid();
         child.kill();
-        until(|| are_all_threads_exiting(id) == Some(true));
+        until(|| Threads::of(id, None).are_all_exiting() == Some(true));
         child.kill_and_reap();
-        assert_eq!(are_all_threads_exiting(id), Some(true));
+        assert_eq!(Threads::of(id, None).are_all_exiting(), Some(true));
     }
 
     #[test]
@@ -322,41 +309,16 @@ mod tests {
                 page.word(0).store(1, Ordering::Release);
                 forever()
             });
-            // SAFETY:
-            // - ends this thread alone, which owns nothing that the other one uses.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            exit_alone();
         });
         until(|| page.word(0).load(Ordering::Acquire) == 1);
         until(|| has_exited(child.pid()) == Some(true));
-        assert_eq!(are_all_threads_exiting(child.pid()), Some(false));
+        assert_eq!(
+            Threads::of(child.pid(), None).are_all_exiting(),
+            Some(false)
+        );
         child.kill();
-        until(|| are_all_threads_exiting(child.pid()) == Some(true));
-    }
-
-    #[test]
-    fn who_lists_the_same_threads_at_the_same_time_gets_them_all() {
-        const THREADS: usize = 300;
-        let _watchdog = Watchdog::start();
-        let page = SharedPage::new();
-        let child = Child::fork(|| {
-            thread::scope(|scope| {
-                for _ in 1..THREADS {
-                    scope.spawn(|| forever());
-                }
-                page.word(0).store(1, Ordering::Release);
-                forever()
-            })
-        });
-        until(|| page.word(0).load(Ordering::Acquire) == 1);
-        let threads = Threads::of(child.pid(), None).unwrap();
-        let list = || {
-            let ask = |listing: BorrowedFd<'_>| Some(threads.list_again(listing)?.len());
-            (0..100).all(|_| threads.listing.ask(ask) == Some(THREADS))
-        };
-        thread::scope(|scope| {
-            let lists = [(); 4].map(|()| scope.spawn(list));
-            assert!(lists.into_iter().all(|list| list.join().unwrap()));
-        });
+        until(|| Threads::of(child.pid(), None).are_all_exiting() == Some(true));
     }
 
     /// A list of threads is no snapshot: once, each listed thread was seen to exit, and the
@@ -369,64 +331,25 @@ mod tests {
             // Each thread starts the next one and ends: there is always one that runs.
             fn chain(page: &'static SharedPage) {
                 page.word(0).fetch_add(1, Ordering::AcqRel);
+                page.word(1).store(tid(), Ordering::Release);
                 thread::spawn(move || chain(page));
             }
             thread::spawn(move || chain(page));
-            // SAFETY:
-            // - ends this thread alone, which owns nothing that the others use.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            exit_alone();
         });
         until(|| has_exited(child.pid()) == Some(true));
-        let begun = page.word(0).load(Ordering::Acquire);
-        let mut beforehand = 0;
-        for _ in 0..1_000 {
-            assert_ne!(are_all_threads_exiting(child.pid()), Some(true));
-            let Ok(threads) = Threads::of(child.pid(), None) else {
-                continue;
-            };
-            beforehand += 1;
-            for _ in 0..5 {
+        let named = |at: usize| page.word(at).load(Ordering::Acquire);
+        let begun = named(0);
+        for _ in 0..2_000 {
+            assert_ne!(Threads::of(child.pid(), None).are_all_exiting(), Some(true));
+            // One that is on its way out by now.
+            let keeper = named(1);
+            if has_exited(keeper) == Some(true) {
+                let threads = Threads::of(child.pid(), Some(keeper));
                 assert_ne!(threads.are_all_exiting(), Some(true));
             }
         }
-        assert!(beforehand > 0);
-        until(|| page.word(0).load(Ordering::Acquire) > begun + 100);
-    }
-
-    #[test]
-    fn threads_looked_up_beforehand_tell_of_a_death_and_of_one_that_came_since() {
-        let _watchdog = Watchdog::start();
-        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
-        let child = Child::fork(move || {
-            thread::spawn(move || {
-                while page.word(0).load(Ordering::Acquire) == 0 {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                thread::spawn(|| forever());
-                page.word(1).store(1, Ordering::Release);
-            });
-            page.word(2).store(1, Ordering::Release);
-            // SAFETY:
-            // - ends this thread alone, which owns nothing that the others use.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
-        });
-        until(|| page.word(2).load(Ordering::Acquire) == 1);
-        until(|| has_exited(child.pid()) == Some(true));
-        let threads = Threads::of(child.pid(), None).unwrap();
-        page.word(0).store(1, Ordering::Release);
-        until(|| page.word(1).load(Ordering::Acquire) == 1);
-        // The one that was there has ended, or is about to.
-        until(|| {
-            let known = threads.listed.iter();
-            known.copied().all(|tid| has_exited(tid) == Some(true))
-        });
-        for _ in 0..100 {
-            assert_eq!(threads.are_all_exiting(), Some(false));
-        }
-        child.kill();
-        until(|| threads.are_all_exiting() == Some(true));
-        child.kill_and_reap();
-        assert_eq!(threads.are_all_exiting(), Some(true));
+        until(|| named(0) > begun + 100);
     }
 
     #[test]
@@ -437,49 +360,91 @@ mod tests {
             for at in 0..2 {
                 thread::spawn(move || {
                     page.word(at).store(tid(), Ordering::Release);
+                    until(|| page.word(2).load(Ordering::Acquire) > at as u32);
+                    if at == 1 {
+                        exit_alone();
+                    }
                     forever()
                 });
             }
-            while page.word(2).load(Ordering::Acquire) == 0 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            // SAFETY:
-            // - ends this thread alone, which owns nothing that the others use.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            until(|| page.word(2).load(Ordering::Acquire) == 1);
+            exit_alone();
         });
         let named = |at: usize| page.word(at).load(Ordering::Acquire);
         until(|| named(0) != 0 && named(1) != 0);
-        let threads = Threads::of(child.pid(), Some(named(0))).unwrap();
+        let threads = Threads::of(child.pid(), Some(named(0)));
         assert_eq!(threads.are_all_exiting(), Some(false));
         page.word(2).store(1, Ordering::Release);
         until(|| has_exited(child.pid()) == Some(true));
         assert_eq!(threads.are_all_exiting(), Some(false));
-        child.kill();
+        // Alone with the first thread, it is believed.
+        page.word(2).store(2, Ordering::Release);
         until(|| threads.are_all_exiting() == Some(true));
+        let unknown = Threads::of(child.pid(), None);
+        assert_eq!(unknown.are_all_exiting(), Some(false));
+        child.kill();
+        until(|| unknown.are_all_exiting() == Some(true));
+    }
+
+    /// Threads that are there though they have ended, as many a one is amid a death: the kernel
+    /// keeps a traced one until its tracer has heard of its end.
+    #[test]
+    fn threads_on_their_way_out_are_found_whoever_they_are() {
+        let _watchdog = Watchdog::start();
+        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
+        let child = Child::fork(|| {
+            thread::spawn(|| {
+                page.word(0).store(tid(), Ordering::Release);
+                forever()
+            });
+            forever()
+        });
+        let id = child.pid();
+        until(|| page.word(0).load(Ordering::Acquire) != 0);
+        let traced = page.word(0).load(Ordering::Acquire);
+        // SAFETY:
+        // - reads and writes nobody's memory.
+        if unsafe { libc::ptrace(libc::PTRACE_SEIZE, traced, 0, 0) } != 0 {
+            skip(format_args!("ptrace: {}", io::Error::last_os_error()));
+            return;
+        }
+        child.kill();
+        let unknown = Threads::of(id, None);
+        until(|| unknown.are_all_exiting() == Some(true));
+        assert_eq!(unknown.are_all(&[id]), Some(false));
+        assert_eq!(unknown.are_all(&[id, traced]), Some(true));
+        Child::fork(|| {
+            deny(libc::SYS_openat, libc::EPERM);
+            assert_eq!(unknown.are_all_exiting(), None);
+            // No listing is needed, then.
+            let threads = Threads::of(id, Some(traced));
+            assert_eq!(threads.are_all_exiting(), Some(true));
+        })
+        .join();
+        // Its leader is reaped after it.
+        let traced = nix::unistd::Pid::from_raw(traced.cast_signed());
+        let flags = nix::sys::wait::WaitPidFlag::__WALL;
+        nix::sys::wait::waitpid(traced, Some(flags)).unwrap();
     }
 
     #[test]
     fn a_kernel_that_is_not_to_be_asked_gives_no_answer_or_is_asked_otherwise() {
         let _watchdog = Watchdog::start();
         let child = Child::fork(|| forever());
-        let id = child.pid();
+        let threads = Threads::of(child.pid(), None);
         child.kill();
-        until(|| are_all_threads_exiting(id) == Some(true));
+        until(|| threads.are_all_exiting() == Some(true));
         Child::fork(|| {
             deny(libc::SYS_futex, libc::EPERM);
-            assert_eq!(are_all_threads_exiting(id), None);
+            assert_eq!(threads.are_all_exiting(), None);
         })
         .join();
         Child::fork(|| {
             deny(libc::SYS_tgkill, libc::EPERM);
-            let threads = Threads::of(id, None).unwrap();
-            assert_eq!(threads.count_there(&threads.listed), None);
+            assert_eq!(threads.count_there(&[threads.pid]), None);
             assert_eq!(threads.are_all_exiting(), Some(true));
-        })
-        .join();
-        Child::fork(|| {
             deny(libc::SYS_openat, libc::EPERM);
-            assert_eq!(are_all_threads_exiting(id), None);
+            assert_eq!(threads.are_all_exiting(), None);
         })
         .join();
     }
@@ -487,9 +452,9 @@ mod tests {
     #[test]
     fn a_pid_that_is_nobodys_is_gone_and_no_pid_is_no_answer() {
         // Beyond what Linux gives out (2^22).
-        assert_eq!(are_all_threads_exiting(4_194_305), Some(true));
-        assert_eq!(are_all_threads_exiting(0), None);
-        assert_eq!(are_all_threads_exiting(u32::MAX), None);
+        assert_eq!(Threads::of(4_194_305, None).are_all_exiting(), Some(true));
+        assert_eq!(Threads::of(0, None).are_all_exiting(), None);
+        assert_eq!(Threads::of(u32::MAX, None).are_all_exiting(), None);
     }
 
     #[test]
