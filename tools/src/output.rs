@@ -4,21 +4,40 @@ use std::borrow::Cow;
 use std::env;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 /// One line on stderr, from the wrapper and not from its command; what names and paths in
 /// it could do to a terminal is escaped.
 pub(crate) fn say(message: fmt::Arguments<'_>) {
-    let message = message.to_string();
-    let line = format!("caslock: {}\n", printable(&message));
+    write_line(&printable(&message.to_string()));
+}
+
+/// The same where nothing may be waited for: on a stderr that is full, a line is dropped.
+pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
+    /// A pipe with any room at all has room for 4096 bytes, and a character has four at most.
+    const MOST_CHARACTERS: usize = 1000;
+    let stderr = io::stderr();
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let has_room = poll(&mut asked, PollTimeout::ZERO).is_ok()
+        && (asked[0].revents()).is_some_and(|found| found.contains(PollFlags::POLLOUT));
+    if has_room {
+        let whole = message.to_string();
+        let line: String = printable(&whole).chars().take(MOST_CHARACTERS).collect();
+        write_line(&line);
+    }
+}
+
+fn write_line(message: &str) {
     // A line is written whole, so that those of several wrappers do not mix; where nobody
     // listens there is nobody to tell.
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(format!("caslock: {message}\n").as_bytes());
 }
 
 /// An error and its causes, without those that it has named itself.

@@ -19,7 +19,7 @@ use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 use crate::cli::OnLost;
 use crate::late_keeper::LateKeeper;
 use crate::offspring::Offspring;
-use crate::output::{printable, say};
+use crate::output::{printable, say_unless_full};
 use crate::program::Program;
 use crate::sys::{self, Change, ChildSetup};
 
@@ -129,7 +129,7 @@ impl Child {
     /// PID cannot be another's.
     fn send(&self, signal: i32, value: Option<u64>) {
         if let Err(error) = sys::send_signal(self.pid, signal, value) {
-            say(format_args!(
+            say_unless_full(format_args!(
                 "cannot send signal {signal} to process {}: {error}",
                 self.pid
             ));
@@ -251,11 +251,11 @@ impl Watch<'_> {
                 offspring.tell(END);
             }
             if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
-                say(format_args!(
+                self.kill();
+                say_unless_full(format_args!(
                     "process {} is still there: sending SIGKILL",
                     self.child.pid
                 ));
-                self.kill();
             }
             self.forward()?;
         }
@@ -291,18 +291,18 @@ impl Watch<'_> {
             offspring.tell(END);
             self.is_hurried |= self.kill_at.is_some_and(|at| at <= Instant::now());
             if self.is_hurried {
+                offspring.kill();
                 match looks_after_kill {
-                    0 => say(format_args!(
+                    0 => say_unless_full(format_args!(
                         "sending SIGKILL to what the command has left behind: {living:?}"
                     )),
                     MOST_LOOKS_AFTER_KILL => {
-                        say(format_args!("still there after SIGKILL: {living:?}"));
+                        say_unless_full(format_args!("still there after SIGKILL: {living:?}"));
                         return Ok(());
                     }
                     _ => {}
                 }
                 looks_after_kill += 1;
-                offspring.kill();
             }
             std::thread::sleep(LOOK);
             while let Some(info) = self.incoming.read_signal()? {
@@ -409,6 +409,12 @@ impl Watch<'_> {
             return;
         }
         self.lost = true;
+        // Nobody has to read what is said for it to happen.
+        self.end_what_runs();
+        self.announce_loss();
+    }
+
+    fn announce_loss(&self) {
         let pid = self.child.pid;
         let next: &dyn fmt::Display = match self.policy.on_lost {
             OnLost::Term => {
@@ -420,19 +426,23 @@ impl Watch<'_> {
             OnLost::None => &format_args!("process {pid} runs on without it"),
         };
         match self.notice.lost() {
-            Some(lost) => say(format_args!("{lost}; {next}")),
+            Some(lost) => say_unless_full(format_args!("{lost}; {next}")),
             // The keeper, which would know how, has not looked yet.
-            None => say(format_args!(
+            None => say_unless_full(format_args!(
                 "lost \"{}\" (token {}) while this process was stopped, or late; {next}",
                 printable(self.policy.name),
                 self.guard.token()
             )),
         }
+    }
+
+    /// As far as that was asked for.
+    fn end_what_runs(&mut self) {
         if self.policy.on_lost == OnLost::None {
             return;
         }
         // Looked up before the command can end, and leave them to others.
-        self.offspring = Some(Offspring::of(pid));
+        self.offspring = Some(Offspring::of(self.child.pid));
         match self.policy.on_lost {
             OnLost::Term => {
                 END.iter().for_each(|&signal| self.child.send(signal, None));

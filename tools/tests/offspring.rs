@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -53,6 +55,43 @@ fn what_a_script_has_started_is_told_of_the_loss_with_it() {
         assert_eq!(outcome.code(), 120, "{outcome:?}");
         assert!(!outcome.stdout.contains("done"), "{outcome:?}");
         assert!(offspring.iter().all(Identity::is_gone));
+    }
+}
+
+/// A pipe in which there is no room, and the end that would have to be read first.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    let set = |writer: &PipeWriter, flags| {
+        fcntl(writer, FcntlArg::F_SETFL(flags)).expect("its flags");
+    };
+    set(&writer, OFlag::O_NONBLOCK);
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    set(&writer, OFlag::empty());
+    (reader, writer)
+}
+
+/// What was said of the loss came before what was done about it, and waited for its reader:
+/// the command ran on beside the next holder's.
+#[test]
+fn a_loss_is_acted_on_where_nobody_reads_of_it() {
+    for (options, is_stubborn) in [
+        (&["--on-lost", "kill"][..], false),
+        (&["--kill-after", "1000"], false),
+        (&["--kill-after", "0.2"], true),
+    ] {
+        let sandbox = Sandbox::new();
+        let (_reader, writer) = full_pipe();
+        let script = match is_stubborn {
+            true => format!("trap '' TERM; echo $$; {}; wait", stubborn(&sandbox)),
+            false => "echo $$; exec sleep 1000".to_owned(),
+        };
+        let run = [&["run"][..], options, &["job", "--", "sh", "-c", &script]].concat();
+        let mut command = sandbox.caslock(&run);
+        command.stderr(writer);
+        let mut holder = Running::of(sandbox.start(command));
+        take(&sandbox);
+        assert_eq!(holder.wrapper.wait().code(), Some(120), "{options:?}");
+        assert!(holder.command.is_gone());
     }
 }
 
