@@ -231,14 +231,16 @@ impl Watch<'_> {
                 Change::Killed(signal) => {
                     return self.end_offspring().map(|()| 128 + signal as u8);
                 }
-                // Unless it has been continued meanwhile, and we with it.
-                Change::Stopped(signal) if !self.forward()? => {
-                    self.stop_like_the_child(signal)?;
+                // Then it is asked again before anything is waited for: what it did after this
+                // may be told of by a SIGCHLD that has just been read.
+                Change::Stopped(signal) => {
+                    let was_continued_meanwhile = self.forward()?;
+                    if !was_continued_meanwhile {
+                        self.stop_like_the_child(signal)?;
+                    }
                 }
-                Change::Stopped(_) => {}
-                Change::Nothing => {}
+                Change::Nothing => self.wait()?,
             }
-            self.wait()?;
             // Where no keeper can be had, nobody else looks.
             let untold = self.keeper.start_if_due().is_err() && !self.guard.is_held();
             if untold || self.notice.lost().is_some() {

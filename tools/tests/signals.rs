@@ -189,6 +189,81 @@ fn a_command_stopped_from_outside_does_not_stop_the_heartbeat() {
     assert_eq!(holder.wrapper.wait().code(), Some(128 + 15));
 }
 
+/// A process that stands still at its system calls, for this thread to see what they answer.
+#[cfg(target_env = "gnu")]
+struct Traced(libc::pid_t);
+
+#[cfg(target_env = "gnu")]
+impl Traced {
+    /// None where that is not allowed.
+    fn seize(pid: u32) -> Option<Self> {
+        let traced = Self(pid as libc::pid_t);
+        let options = libc::PTRACE_O_TRACESYSGOOD as usize;
+        (traced.request(libc::PTRACE_SEIZE, 0, options) == 0).then_some(traced)
+    }
+
+    fn request(&self, request: libc::c_uint, address: usize, data: usize) -> libc::c_long {
+        // SAFETY: what is written goes to `data`, which then is a live value of that length.
+        unsafe { libc::ptrace(request, self.0, address, data) }
+    }
+
+    /// Lets it go on until a system call has answered this.
+    fn run_until_answer(&self, wanted: i64) {
+        self.request(libc::PTRACE_INTERRUPT, 0, 0);
+        while {
+            let mut status = 0;
+            // SAFETY: `status` is a live, writable int.
+            let stopped = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+            assert!(stopped == self.0 && libc::WIFSTOPPED(status), "{status}");
+            self.answer() != Some(wanted)
+        } {
+            assert_eq!(self.request(libc::PTRACE_SYSCALL, 0, 0), 0);
+        }
+    }
+
+    fn answer(&self) -> Option<i64> {
+        // SAFETY: all zeroes is a valid value of it.
+        let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+        let asked = libc::PTRACE_GET_SYSCALL_INFO;
+        self.request(
+            asked,
+            size_of_val(&info),
+            (&raw mut info).expose_provenance(),
+        );
+        // SAFETY: whatever the kernel has written, or not, is a number.
+        let answer = unsafe { info.u.exit.sval };
+        (info.op == libc::PTRACE_SYSCALL_INFO_EXIT).then_some(answer)
+    }
+}
+
+#[cfg(target_env = "gnu")]
+impl Drop for Traced {
+    fn drop(&mut self) {
+        self.request(libc::PTRACE_DETACH, 0, 0);
+    }
+}
+
+/// The news of its end was read with that of its stop, and dropped, and then waited for.
+#[cfg(target_env = "gnu")]
+#[test]
+fn a_command_that_is_killed_just_as_it_stops_is_not_waited_for_in_vain() {
+    let sandbox = Sandbox::new();
+    // So short that the keeper is there from the start, and nothing else ends the wait.
+    sandbox.ok(&["create", "--lease", "1", "test.table"]);
+    let mut holder = sandbox.hold("job");
+    let pid = nix::unistd::Pid::from_raw(holder.command.pid as i32);
+    let Some(wrapper) = Traced::seize(holder.wrapper.pid()) else {
+        skip("ptrace(2) is not allowed");
+        return;
+    };
+    nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a signal is sent");
+    wrapper.run_until_answer(pid.as_raw().into()); // of waitpid(2)
+    nix::sys::signal::kill(pid, Signal::SIGKILL).expect("a signal is sent");
+    until("the command has ended", || holder.command.has_ended());
+    drop(wrapper);
+    assert_eq!(holder.wrapper.wait().code(), Some(128 + 9));
+}
+
 #[test]
 fn a_waiter_is_ended_by_the_signal_itself_and_leaves_nothing_behind() {
     let sandbox = Sandbox::new();
