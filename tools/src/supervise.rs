@@ -119,7 +119,8 @@ impl Child {
     fn pass_on(&self, info: &siginfo) {
         let signal = info.ssi_signo as i32;
         // The kernel's news of our own children. One that somebody sent is passed on.
-        if signal != libc::SIGCHLD || info.ssi_code <= 0 {
+        let is_news = signal == libc::SIGCHLD && info.ssi_code > 0;
+        if !is_news && !is_own_writes(info) {
             let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_ptr);
             self.send(signal, value);
         }
@@ -455,6 +456,13 @@ impl Watch<'_> {
             OnLost::Kill | OnLost::None => self.kill(),
         }
     }
+}
+
+/// Whether it came of this process's own writing: to a pipe that nobody reads, or to a file
+/// that may not get any longer. Even if it is ignored, one that is blocked is kept.
+fn is_own_writes(info: &siginfo) -> bool {
+    matches!(info.ssi_signo as i32, libc::SIGPIPE | libc::SIGXFSZ)
+        && i64::from(info.ssi_pid) == i64::from(getpid().as_raw())
 }
 
 /// Whether whoever sent this wants a process to end.

@@ -3,6 +3,8 @@
 mod common;
 
 use std::env;
+use std::io::pipe;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use nix::sys::signal::Signal;
@@ -23,6 +25,33 @@ fn every_signal_that_ends_a_process_reaches_the_command() {
         let outcome = holder.wrapper.finish();
         assert_eq!(outcome.code(), 128 + signal, "signal {signal}: {outcome:?}");
         assert!(holder.command.is_gone());
+    }
+}
+
+/// A job was ended by what its wrapper's own words had brought about, before it had begun or
+/// when its lock was lost.
+#[test]
+fn what_comes_of_the_wrappers_own_writing_is_not_passed_on() {
+    let script = "trap 'told=yes' TERM; echo ready
+        until [ \"$told\" ]; do sleep 0.05; done; sleep 0.3; echo ran";
+    for is_too_long in [false, true] {
+        let sandbox = Sandbox::new();
+        sandbox.abandon("job");
+        let (limit, stderr): (_, OwnedFd) = match is_too_long {
+            true => ("0", tempfile::tempfile().expect("a file").into()),
+            // A pipe without a reader.
+            false => ("unlimited", pipe().expect("a pipe").1.into()),
+        };
+        let shell = "ulimit -f $0; exec \"$@\"";
+        let mut command = sandbox.command("bash");
+        command.args(["-c", shell, limit, common::CASLOCK, "run", "job", "--"]);
+        command.args(["sh", "-c", script]).stderr(stderr);
+        let mut wrapper = sandbox.start(command);
+        assert_eq!(wrapper.next_line().as_deref(), Some("ready"));
+        let token = sandbox.token("job").to_string();
+        sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+        assert_eq!(wrapper.next_line().as_deref(), Some("ran"));
+        assert_eq!(wrapper.wait().code(), Some(120));
     }
 }
 
