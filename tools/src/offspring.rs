@@ -129,7 +129,7 @@ fn has_ended(pid: i32) -> bool {
 }
 
 fn alive(pid: i32) -> Option<Stat> {
-    Stat::of(pid).filter(|stat| !stat.has_ended())
+    Stat::of(pid).filter(|stat| !stat.is_of_ended_process())
 }
 
 /// A process's children, as far as the kernel tells (`CONFIG_PROC_CHILDREN`).

@@ -7,6 +7,9 @@ use std::path::Path;
 pub(crate) struct Stat {
     state: char,
     pub(crate) parent: i32,
+    /// Of the process, whichever thread was asked after. One that has ended counts until it is
+    /// reaped, so it is at least one.
+    threads: u32,
     /// When it was started, in the kernel's count: not the same of the PID's next owner.
     pub(crate) started: u64,
 }
@@ -27,13 +30,19 @@ impl Stat {
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
     }
 
-    /// Whether it is a zombie, or less.
-    pub(crate) const fn has_ended(&self) -> bool {
+    /// Whether this thread is a zombie, or less.
+    pub(crate) const fn is_of_ended_thread(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
+    }
+
+    /// Whether the whole process is. A main thread that has ended is a zombie while others run.
+    pub(crate) const fn is_of_ended_process(&self) -> bool {
+        self.is_of_ended_thread() && self.threads <= 1
     }
 }
 
@@ -46,9 +55,12 @@ mod tests {
         let line = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1\n";
         let stat = Stat::parse(line).expect("a line of the kernel's");
         assert_eq!((stat.parent, stat.started), (3, 98_765));
-        assert!(!stat.has_ended());
+        assert!(!stat.is_of_ended_process());
         let ended = line.replace(" S 3", " Z 3");
-        assert!(Stat::parse(&ended).expect("another").has_ended());
+        assert!(Stat::parse(&ended).expect("another").is_of_ended_process());
+        let headless = ended.replace(" 20 0 1 0 ", " 20 0 2 0 ");
+        let headless = Stat::parse(&headless).expect("a third");
+        assert!(headless.is_of_ended_thread() && !headless.is_of_ended_process());
         assert!(Stat::parse("7 (short) S 3").is_none());
     }
 }

@@ -2,15 +2,18 @@
 
 mod common;
 
+use std::env;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
+use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getpid, gettid};
 
-use common::{CASLOCK, Identity, Running, Sandbox, until};
+use common::{CASLOCK, Identity, Running, Sandbox, Stat, until};
 
 /// A script that starts others and says who they are: one that it waits for, and one whose
 /// parent has gone. Descriptor 1 stays theirs, so that what they leave unread does not matter.
@@ -92,6 +95,60 @@ fn a_loss_is_acted_on_where_nobody_reads_of_it() {
         take(&sandbox);
         assert_eq!(holder.wrapper.wait().code(), Some(120), "{options:?}");
         assert!(holder.command.is_gone());
+    }
+}
+
+/// Names the role of this program when it is run as what a command has started.
+const ROLE: &str = "CASLOCK_TEST_OFFSPRING";
+
+/// The process of the test below: its main thread ends, and another goes on.
+#[test]
+fn headless_role() {
+    if env::var_os(ROLE).is_none() {
+        return;
+    }
+    // A process of its own, since a test is not run by the main thread.
+    // SAFETY: the other thread there is waits for this one, and has locked nothing.
+    if let ForkResult::Parent { child } = unsafe { fork() }.expect("a process") {
+        waitpid(child, None).expect("its end");
+        return;
+    }
+    thread::spawn(|| {
+        println!("\nheadless {} {}", getpid(), gettid());
+        loop {
+            thread::park();
+        }
+    });
+    // SAFETY: ends this thread, which has nothing that the other uses.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// Its first thread shows as a zombie, and so did the process: it was left to run.
+#[test]
+fn a_process_whose_main_thread_has_ended_is_ended_with_the_rest() {
+    let sandbox = Sandbox::new();
+    let script = "\"$0\" headless_role --exact --nocapture & wait";
+    for options in [&[][..], &["--on-lost", "kill"]] {
+        let mut command = sandbox.caslock(&[&["run"], options, &["job", "--"]].concat());
+        command.args(["sh", "-c", script]);
+        command.arg(env::current_exe().expect("this program"));
+        command.env(ROLE, "1");
+        let mut wrapper = sandbox.start(command);
+        let line = loop {
+            let line = wrapper.line();
+            if let Some(ids) = line.strip_prefix("headless ") {
+                break ids.to_owned();
+            }
+        };
+        let ids: Vec<u32> = line.split(' ').flat_map(str::parse).collect();
+        let (leader, thread) = (Left(ids[0]), Identity::of(ids[1]));
+        until("its main thread has ended", || {
+            Stat::read(leader.0).is_some_and(|stat| stat.state == 'Z')
+        });
+        take(&sandbox);
+        // Not to the end of its output, which is the other's, too.
+        assert_eq!(wrapper.wait().code(), Some(120));
+        assert!(thread.is_gone());
     }
 }
 

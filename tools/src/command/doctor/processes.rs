@@ -60,7 +60,7 @@ pub(super) fn is_gone(pid: u32, file: &Metadata) -> bool {
 
 /// Whether a thread is a zombie, or has gone since it was listed.
 fn has_ended(task: &Path) -> bool {
-    Stat::in_directory(task).map_or_else(|| !task.exists(), |stat| stat.has_ended())
+    Stat::in_directory(task).map_or_else(|| !task.exists(), |stat| stat.is_of_ended_thread())
 }
 
 /// The inode number in a line of `/proc/PID/maps`.
