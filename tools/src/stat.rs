@@ -21,7 +21,9 @@ impl Stat {
 
     /// Of a process or thread by its directory under `/proc`.
     pub(crate) fn in_directory(directory: &Path) -> Option<Self> {
-        Self::parse(&fs::read_to_string(directory.join("stat")).ok()?)
+        // A name is cut at 15 bytes, if need be in the middle of a character.
+        let line = fs::read(directory.join("stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&line))
     }
 
     fn parse(line: &str) -> Option<Self> {

@@ -152,6 +152,19 @@ fn a_process_whose_main_thread_has_ended_is_ended_with_the_rest() {
     }
 }
 
+/// The kernel cuts a name at 15 bytes, here in the middle of a character.
+#[test]
+fn a_process_whose_name_is_no_text_is_ended_with_the_rest() {
+    let sandbox = Sandbox::new();
+    let script = "ln -s \"$(command -v sleep)\" fourteen.bytes\u{e9}
+        ./fourteen.bytes\u{e9} 1000 & echo $!; sleep 1000 & echo $!; wait";
+    let (mut holder, offspring) = hold(&sandbox, &[], script);
+    let _left = Left(offspring[0].pid);
+    take(&sandbox);
+    assert_eq!(holder.wrapper.wait().code(), Some(120));
+    assert!(offspring.iter().all(Identity::is_gone));
+}
+
 /// One that writes down each SIGTERM that it gets, and ends a little later.
 const NOTES: &str = "trap 'echo told >> told; ending=yes' TERM; echo $$; echo $$
     until [ \"$ending\" ]; do sleep 0.05; done; sleep 0.3";

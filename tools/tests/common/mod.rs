@@ -374,7 +374,8 @@ pub struct Stat {
 
 impl Stat {
     pub fn read(pid: u32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&line))
     }
 
     pub fn parse(stat: &str) -> Option<Self> {
