@@ -2,6 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process;
+
+/// Whether `/proc` is there, and shows the PID namespace of this process: in another's, a PID
+/// is somebody else's.
+pub(crate) fn are_processes_shown() -> bool {
+    let own = process::id().to_string();
+    fs::read_link("/proc/self").is_ok_and(|shown| shown == Path::new(&own))
+}
 
 /// `/proc/PID/stat`, or `/proc/PID/task/TID/stat`, as far as anybody here asks.
 pub(crate) struct Stat {

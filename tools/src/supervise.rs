@@ -21,6 +21,7 @@ use crate::late_keeper::LateKeeper;
 use crate::offspring::Offspring;
 use crate::output::{printable, say_unless_full};
 use crate::program::Program;
+use crate::stat::are_processes_shown;
 use crate::sys::{self, Change, ChildSetup};
 
 /// The signals of this process: blocked, so that they wait until the loop reads them.
@@ -219,7 +220,7 @@ struct Watch<'a> {
     kill_at: Option<Instant>,
     /// When what the command has started is told to end, as the command was.
     tell_at: Option<Instant>,
-    /// What is to end with the command, once the lock is lost.
+    /// What is to end with the command, once the lock is lost, where that can be told.
     offspring: Option<Offspring>,
 }
 
@@ -419,13 +420,13 @@ impl Watch<'_> {
 
     fn announce_loss(&self) {
         let pid = self.child.pid;
+        let others = match self.offspring {
+            Some(_) => "and what it has started",
+            None => "alone, as /proc does not show what it has started",
+        };
         let next: &dyn fmt::Display = match self.policy.on_lost {
-            OnLost::Term => {
-                &format_args!("sending SIGTERM to process {pid} and what it has started")
-            }
-            OnLost::Kill => {
-                &format_args!("sending SIGKILL to process {pid} and what it has started")
-            }
+            OnLost::Term => &format_args!("sending SIGTERM to process {pid} {others}"),
+            OnLost::Kill => &format_args!("sending SIGKILL to process {pid} {others}"),
             OnLost::None => &format_args!("process {pid} runs on without it"),
         };
         match self.notice.lost() {
@@ -445,7 +446,7 @@ impl Watch<'_> {
             return;
         }
         // Looked up before the command can end, and leave them to others.
-        self.offspring = Some(Offspring::of(self.child.pid));
+        self.offspring = are_processes_shown().then(|| Offspring::of(self.child.pid));
         match self.policy.on_lost {
             OnLost::Term => {
                 END.iter().for_each(|&signal| self.child.send(signal, None));

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getpid, gettid};
 
-use common::{CASLOCK, Identity, Running, Sandbox, Stat, until};
+use common::{CASLOCK, Identity, Running, Sandbox, Stat, skip, until};
 
 /// A script that starts others and says who they are: one that it waits for, and one whose
 /// parent has gone. Descriptor 1 stays theirs, so that what they leave unread does not matter.
@@ -212,6 +212,28 @@ fn what_others_have_left_is_not_the_commands() {
     assert_eq!(wrapper.wait().code(), Some(120));
     assert_eq!(pids.map(|it| it.is_gone()), [false, true, true, true]);
     drop(service);
+}
+
+/// Under the PIDs that a foreign /proc shows there are others here.
+#[test]
+fn where_proc_is_of_another_namespace_nobody_is_signalled_but_the_command() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
+    let script = "$0 run job -- sh -c 'echo up; sleep 1000 & wait'; exit $?";
+    command.args([script, CASLOCK]);
+    let mut wrapper = sandbox.start(command);
+    if wrapper.next_line().as_deref() != Some("up") {
+        skip("PID namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    take(&sandbox);
+    let outcome = wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("/proc does not show"),
+        "{outcome:?}"
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ use caslock::{
 
 use crate::exit_code::ExitCode;
 use crate::output::{Out, Paint, argument, printable};
+use crate::stat::are_processes_shown;
 use crate::sys;
 use crate::table_path;
 
@@ -199,7 +200,7 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
     }
     if !left_behind.is_empty() {
         Ok(())
-    } else if processes::are_shown() {
+    } else if are_processes_shown() {
         report.ok(
             "in place",
             format_args!("no process uses a deleted file of this name"),
@@ -410,7 +411,7 @@ fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
             "namespaces",
             format_args!("every PID shown here is one of this PID namespace"),
         ),
-        _ if !processes::are_shown() => report.warn(
+        _ if !are_processes_shown() => report.warn(
             "namespaces",
             format_args!("which PIDs mean the same here {NOT_SHOWN}; do not kill by them"),
         ),

@@ -19,7 +19,7 @@ use crate::exit_code::ExitCode;
 use crate::late_keeper::LateKeeper;
 use crate::output::{argument, in_one_line, printable, say};
 use crate::program::Program;
-use crate::stat::Stat;
+use crate::stat::{Stat, are_processes_shown};
 use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
 use crate::table_path;
 
@@ -93,10 +93,11 @@ fn acquire<'a>(
         let Err(AcquireError::TimedOut { name, holder }) = first else {
             return first;
         };
-        let itself = match holder.same_pid_namespace && is_ancestor(holder.pid) {
-            true => ", which has started this: if it waits for this to end, neither ever will",
-            false => "",
-        };
+        let itself =
+            match holder.same_pid_namespace && are_processes_shown() && is_ancestor(holder.pid) {
+                true => ", which has started this: if it waits for this to end, neither ever will",
+                false => "",
+            };
         say(format_args!(
             "waiting for \"{name}\", held by {holder}{itself}"
         ));

@@ -28,12 +28,6 @@ impl fmt::Display for Process {
     }
 }
 
-/// Whether `/proc` is there, and shows the PID namespace of this process.
-pub(super) fn are_shown() -> bool {
-    let own = process::id().to_string();
-    fs::read_link("/proc/self").is_ok_and(|shown| shown == Path::new(&own))
-}
-
 /// Whether the process that had mapped the file under this PID is gone for certain: nobody
 /// has the PID, or a zombie, or a process that has not mapped the file.
 pub(super) fn is_gone(pid: u32, file: &Metadata) -> bool {
