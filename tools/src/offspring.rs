@@ -24,7 +24,14 @@ pub(crate) struct Offspring {
     /// those in the tree that lose their parents.
     adopts: bool,
     known: BTreeMap<i32, Known>,
+    /// Whether the last look found all that there were: nobody was reaped meanwhile, whose
+    /// children have just become this process's.
+    is_complete: bool,
 }
+
+/// How often to look for one that is complete, before what was found is acted on. A command
+/// may start more of those that end at once than can be reaped.
+const MOST_LOOKS: u32 = 8;
 
 struct Known {
     started: u64,
@@ -42,8 +49,10 @@ impl Offspring {
             command: Some(command),
             adopts: !has_others && sys::adopt_orphans().is_ok(),
             known: BTreeMap::new(),
+            is_complete: false,
         };
-        offspring.living();
+        // Only once: the command has not been signalled yet.
+        offspring.look();
         offspring
     }
 
@@ -52,15 +61,28 @@ impl Offspring {
         self.command = None;
     }
 
-    /// All that there are, the command aside.
-    pub(crate) fn living(&mut self) -> Vec<i32> {
-        // Whoever is reaped has just made its children this process's: it looks again.
-        while self.look() {}
+    /// Looks until all are seen, if that comes to be soon.
+    pub(crate) fn look_around(&mut self) {
+        for _ in 0..MOST_LOOKS {
+            self.look();
+            if self.is_complete {
+                return;
+            }
+        }
+    }
+
+    /// Those that were seen, the command aside.
+    pub(crate) fn seen(&self) -> Vec<i32> {
         self.known.keys().copied().collect()
     }
 
-    /// Looks who is there, and says whether somebody was reaped meanwhile.
-    fn look(&mut self) -> bool {
+    /// Whether there are none for certain.
+    pub(crate) fn are_gone(&self) -> bool {
+        self.is_complete && self.known.is_empty()
+    }
+
+    /// Looks who is there, and reaps who is not.
+    pub(crate) fn look(&mut self) {
         self.known
             .retain(|&pid, known| alive(pid).is_some_and(|stat| stat.started == known.started));
         let mut has_reaped = false;
@@ -84,7 +106,7 @@ impl Offspring {
                 }
             }
         }
-        has_reaped
+        self.is_complete = !has_reaped;
     }
 
     fn add(&mut self, pid: i32, parents: &mut Vec<i32>) {

@@ -251,7 +251,7 @@ impl Watch<'_> {
             if self.tell_at.take_if(|at| *at <= Instant::now()).is_some()
                 && let Some(offspring) = &mut self.offspring
             {
-                offspring.living();
+                offspring.look_around();
                 offspring.tell(END);
             }
             if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
@@ -270,7 +270,7 @@ impl Watch<'_> {
         self.is_hurried = true;
         self.child.send(libc::SIGKILL, None);
         if let Some(offspring) = &mut self.offspring {
-            offspring.living();
+            offspring.look_around();
             offspring.kill();
         }
     }
@@ -287,8 +287,8 @@ impl Watch<'_> {
         offspring.outlives();
         let mut looks_after_kill = 0;
         loop {
-            let living = offspring.living();
-            if living.is_empty() {
+            offspring.look_around();
+            if offspring.are_gone() {
                 return Ok(());
             }
             // Also those that were started meanwhile, by who has not ended yet.
@@ -296,6 +296,7 @@ impl Watch<'_> {
             self.is_hurried |= self.kill_at.is_some_and(|at| at <= Instant::now());
             if self.is_hurried {
                 offspring.kill();
+                let living = offspring.seen();
                 match looks_after_kill {
                     0 => say_unless_full(format_args!(
                         "sending SIGKILL to what the command has left behind: {living:?}"
