@@ -43,8 +43,13 @@ impl Offspring {
     /// sight, if nobody else's orphans could be taken for it.
     pub(crate) fn of(command: i32) -> Self {
         let own = process::id();
+        let listed = children(own.cast_signed());
+        // One that has ended leaves no orphans any more. One that cannot be asked after may.
+        let is_zombie = |pid| Stat::of(pid).is_some_and(|stat| stat.is_of_ended_process());
+        let is_the_commands = |&pid: &i32| pid == command || is_zombie(pid);
+        let are_all = listed.contains(&command) && listed.iter().all(is_the_commands);
         // The first process of a container gets all the orphans there.
-        let has_others = own == 1 || children(own.cast_signed()) != [command];
+        let has_others = own == 1 || !are_all;
         let mut offspring = Self {
             command: Some(command),
             adopts: !has_others && sys::adopt_orphans().is_ok(),

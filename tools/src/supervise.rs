@@ -268,6 +268,10 @@ impl Watch<'_> {
     /// Kills the command and what it has started.
     fn kill(&mut self) {
         self.is_hurried = true;
+        // Where they are left to others by its end, they are out of sight then.
+        if let Some(offspring) = &mut self.offspring {
+            offspring.look();
+        }
         self.child.send(libc::SIGKILL, None);
         if let Some(offspring) = &mut self.offspring {
             offspring.look_around();

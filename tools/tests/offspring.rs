@@ -236,6 +236,57 @@ fn where_proc_is_of_another_namespace_nobody_is_signalled_but_the_command() {
     );
 }
 
+/// A child of the wrapper that it had before: one that has ended has no orphans to come, which
+/// could be taken for the command's.
+#[test]
+fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
+    for stranger in ["", "true & echo $!;"] {
+        let sandbox = Sandbox::new();
+        let on_loss = "trap 'sh -c \"sleep 1000 & echo \\$!\"; exit' TERM";
+        fs::write(
+            sandbox.path().join("job"),
+            format!("{on_loss}; echo up; while :; do sleep 0.05; done"),
+        )
+        .expect("a file");
+        let script = format!("{stranger} exec \"$0\" run job -- sh ./job");
+        let mut command = sandbox.command("sh");
+        command.args(["-c", &script, CASLOCK]);
+        let mut wrapper = sandbox.start(command);
+        if !stranger.is_empty() {
+            let stranger = wrapper.line().parse().expect("a process id");
+            until("the stranger has ended", || {
+                Stat::read(stranger).is_some_and(|stat| stat.state == 'Z')
+            });
+        }
+        assert_eq!(wrapper.line(), "up");
+        take(&sandbox);
+        let orphan = Left(wrapper.line().parse().expect("a process id"));
+        assert_eq!(wrapper.wait().code(), Some(120));
+        assert!(Stat::read(orphan.0).is_none_or(|stat| stat.is_ending()));
+    }
+}
+
+/// Where the wrapper has another child, the command's are nobody's to find once it has ended.
+#[test]
+fn what_a_command_has_started_last_is_killed_with_it() {
+    let sandbox = Sandbox::new();
+    // What is started first is told after a while, and with its end the next begins.
+    let on_loss = "trap 'sleep 1000; sleep 1000 & echo \\$!' TERM";
+    let script = format!(
+        "sleep 1000 & echo $!; exec \"$0\" run --kill-after 2 job -- sh -c \"
+        {on_loss}; echo up; while :; do sleep 0.05; done\""
+    );
+    let mut command = sandbox.command("sh");
+    command.args(["-c", &script, CASLOCK]);
+    let mut wrapper = sandbox.start(command);
+    let _stranger = Left(wrapper.line().parse().expect("a process id"));
+    assert_eq!(wrapper.line(), "up");
+    take(&sandbox);
+    let last = Left(wrapper.line().parse().expect("a process id"));
+    assert_eq!(wrapper.wait().code(), Some(120));
+    assert!(Stat::read(last.0).is_none_or(|stat| stat.is_ending()));
+}
+
 #[test]
 fn who_is_left_of_it_is_killed_when_the_command_itself_has_long_ended() {
     let sandbox = Sandbox::new();
