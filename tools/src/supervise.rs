@@ -243,6 +243,10 @@ impl Watch<'_> {
                 }
                 Change::Nothing => self.wait()?,
             }
+            if let Some(offspring) = &mut self.offspring {
+                // An orphan may have ended that this process has to reap.
+                offspring.look();
+            }
             // Where no keeper can be had, nobody else looks.
             let untold = self.keeper.start_if_due().is_err() && !self.guard.is_held();
             if untold || self.notice.lost().is_some() {

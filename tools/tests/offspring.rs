@@ -266,6 +266,21 @@ fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
     }
 }
 
+/// After a loss they are the wrapper's children, and stayed zombies until it was time to kill.
+#[test]
+fn orphans_that_end_are_reaped_while_the_command_takes_its_time() {
+    let sandbox = Sandbox::new();
+    // The first ends when it is told, a while after the loss; then nothing is due for long.
+    let script = "trap told=yes TERM; until [ \"$told\" ]; do sleep 0.01; done; sleep 1000
+        sh -c 'sleep 0.1 & echo $!'; until [ -e done ]; do sleep 0.01; done";
+    let mut holder = sandbox.hold_with(&["--kill-after", "1000"], "job", script);
+    take(&sandbox);
+    let orphan = holder.wrapper.line().parse().expect("a process id");
+    until("it is reaped", || Stat::read(orphan).is_none());
+    fs::write(sandbox.path().join("done"), "").expect("a file");
+    assert_eq!(holder.wrapper.wait().code(), Some(120));
+}
+
 /// Where the wrapper has another child, the command's are nobody's to find once it has ended.
 #[test]
 fn what_a_command_has_started_last_is_killed_with_it() {
