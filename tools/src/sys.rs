@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use nix::sys::signal::SigSet;
 
@@ -136,7 +136,9 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
             return fail(start);
         }
         // Ignored for the sake of this program's own output.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        if !IGNORED_CLOSED_PIPES.load(Ordering::Relaxed) {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
         if start.setup.ignore_sigchld {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         }
@@ -183,11 +185,15 @@ pub(crate) fn open_standard_streams() {
     }
 }
 
+/// Whether SIGPIPE was ignored when this process was started, as services of systemd have it.
+static IGNORED_CLOSED_PIPES: AtomicBool = AtomicBool::new(false);
+
 /// Makes writing to a pipe that nobody reads an error, which can be told from others.
 pub(crate) fn ignore_closed_pipes() {
     // SAFETY: SIG_IGN is a disposition, no handler of ours gets installed. It fails only
     // for an impossible signal.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let previous = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    IGNORED_CLOSED_PIPES.store(previous == libc::SIG_IGN, Ordering::Relaxed);
 }
 
 /// Gives SIGCHLD its default disposition and says whether it was ignored before.

@@ -117,7 +117,7 @@ fn signals_start_out_as_the_wrapper_found_them() {
     let [blocked, ignored] = signal_settings(&sandbox, &[], &[]);
     assert_eq!(signal_settings(&sandbox, &wrapper, &[]), [blocked, ignored]);
 
-    let settings = ["--block-signal=USR1", "--ignore-signal=CHLD,INT"];
+    let settings = ["--block-signal=USR1", "--ignore-signal=CHLD,INT,PIPE"];
     let supported = sandbox.command("env").args(settings).arg("true").status();
     if !supported.is_ok_and(|status| status.success()) {
         skip("in part: env(1) here has no --block-signal and --ignore-signal");
@@ -128,7 +128,7 @@ fn signals_start_out_as_the_wrapper_found_them() {
         signal_settings(&sandbox, &wrapper, &settings),
         [
             blocked | bit(Signal::SIGUSR1),
-            ignored | bit(Signal::SIGCHLD) | bit(Signal::SIGINT)
+            ignored | bit(Signal::SIGCHLD) | bit(Signal::SIGINT) | bit(Signal::SIGPIPE)
         ]
     );
     // With SIGCHLD ignored the kernel would reap the command, and its code would be lost.
