@@ -475,12 +475,14 @@ fn is_own_writes(info: &siginfo) -> bool {
         && i64::from(info.ssi_pid) == i64::from(getpid().as_raw())
 }
 
-/// Whether whoever sent this wants a process to end.
-const fn is_to_end(info: &siginfo) -> bool {
+/// Whether whoever sent this wants a process to end, and would have ended this one if it had
+/// not blocked the signal: nohup(1), for one, has SIGHUP ignored.
+fn is_to_end(info: &siginfo) -> bool {
+    let signal = info.ssi_signo as i32;
     matches!(
-        info.ssi_signo as i32,
+        signal,
         libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM
-    )
+    ) && !sys::is_ignored(signal)
 }
 
 /// The command could not be started.

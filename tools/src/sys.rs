@@ -208,6 +208,16 @@ pub(crate) fn default_sigchld() -> io::Result<bool> {
     }
 }
 
+/// Whether this process ignores a signal, or would if it were not blocked.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    let mut found = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is installed, and `found` is live, writable, and valid as zeroes.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), found.as_mut_ptr()) == 0
+            && found.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Makes this process the parent of those of its descendants that lose theirs.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     // SAFETY: prctl with these arguments touches no memory.

@@ -330,6 +330,33 @@ fn a_signal_to_the_wrapper_hastens_the_end_of_who_is_left() {
 }
 
 #[test]
+fn a_signal_that_the_wrapper_was_started_to_ignore_hastens_nothing() {
+    let sandbox = Sandbox::new();
+    let left = "(trap '' TERM; until [ -e go ]; do sleep 0.05; done; echo survived) &";
+    fs::write(
+        sandbox.path().join("job"),
+        format!("echo $$; {left} sleep 1000"),
+    )
+    .expect("a file");
+    let script = "trap '' HUP; exec \"$0\" run --kill-after 1000 job -- sh ./job";
+    let mut command = sandbox.command("sh");
+    command.args(["-c", script, CASLOCK]);
+    let holder = Running::of(sandbox.start(command));
+    take(&sandbox);
+    until("the script itself has ended", || holder.command.is_gone());
+    holder.wrapper.send(Signal::SIGHUP);
+    let status = format!("/proc/{}/status", holder.wrapper.pid());
+    until("it has been read", || {
+        let status = fs::read_to_string(&status).expect("its status");
+        let mut pending = status.lines().filter(|line| line.starts_with("ShdPnd:"));
+        pending.any(|line| line.ends_with("0000000000000000"))
+    });
+    fs::write(sandbox.path().join("go"), "").expect("a file");
+    let outcome = holder.wrapper.finish();
+    assert_eq!((outcome.code(), &*outcome.stdout), (120, "survived\n"));
+}
+
+#[test]
 fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
     let sandbox = Sandbox::new();
     let quick = "sleep 1000 & echo $!; sleep 1000 & echo $!";
