@@ -35,8 +35,12 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn block() -> io::Result<Self> {
+        let original = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        if is_first_process() {
+            sys::end_by(TO_END)?;
+        }
         Ok(Self {
-            original: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
+            original,
             sigchld_was_ignored: sys::default_sigchld()?,
         })
     }
@@ -50,6 +54,9 @@ impl Signals {
         Ok(outcome)
     }
 }
+
+/// By which a process is wanted to end.
+const TO_END: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// What asks a process to end. One that is stopped takes its SIGTERM only when it goes on.
 const END: &[i32] = &[libc::SIGTERM, libc::SIGCONT];
@@ -242,6 +249,9 @@ impl Watch<'_> {
                     }
                 }
                 Change::Nothing => self.wait()?,
+            }
+            if is_first_process() {
+                sys::reap_all_but(self.child.pid);
             }
             if let Some(offspring) = &mut self.offspring {
                 // An orphan may have ended that this process has to reap.
@@ -479,10 +489,13 @@ fn is_own_writes(info: &siginfo) -> bool {
 /// not blocked the signal: nohup(1), for one, has SIGHUP ignored.
 fn is_to_end(info: &siginfo) -> bool {
     let signal = info.ssi_signo as i32;
-    matches!(
-        signal,
-        libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM
-    ) && !sys::is_ignored(signal)
+    TO_END.contains(&signal) && !sys::is_ignored(signal)
+}
+
+/// Whether this is the first process of a container: every orphan there is its child, and the
+/// kernel drops the signals for which it has no handler.
+fn is_first_process() -> bool {
+    getpid().as_raw() == 1
 }
 
 /// The command could not be started.

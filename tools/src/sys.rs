@@ -218,6 +218,44 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// Has this process ended by signals that the kernel would drop: a namespace's first process
+/// gets only what it has a handler for. What it ignores, it goes on to ignore.
+pub(crate) fn end_by(signals: &[i32]) -> io::Result<()> {
+    extern "C" fn end(signal: c_int) {
+        // SAFETY: _exit may be called in a handler, also in a child that has not executed its
+        // command yet.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    for &signal in signals.iter().filter(|&&signal| !is_ignored(signal)) {
+        let handler: extern "C" fn(c_int) = end;
+        // SAFETY: the handler takes what handlers are called with, and does what they may.
+        if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Reaps the children of this process that have ended, but for one.
+pub(crate) fn reap_all_but(command: i32) {
+    /// Whoever starts more of them than that meanwhile does not get to hold this one up.
+    const MOST: u32 = 1000;
+    for _ in 0..MOST {
+        let mut found = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: `found` is live, writable, and valid as zeroes.
+        let pid = unsafe {
+            match libc::waitid(libc::P_ALL, 0, found.as_mut_ptr(), flags) {
+                0 => found.assume_init().si_pid(),
+                _ => return,
+            }
+        };
+        if pid == 0 || pid == command || child_change(pid, false).is_err() {
+            return;
+        }
+    }
+}
+
 /// Makes this process the parent of those of its descendants that lose theirs.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     // SAFETY: prctl with these arguments touches no memory.

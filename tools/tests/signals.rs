@@ -6,6 +6,7 @@ use std::env;
 use std::io::pipe;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 
@@ -310,6 +311,57 @@ fn a_waiter_is_ended_by_the_signal_itself_and_leaves_nothing_behind() {
     holder.wrapper.wait();
     let previous = sandbox.ok(&["run", "job", "--", "printenv", "CASLOCK_PREVIOUS"]);
     assert_eq!(previous, "released\n");
+}
+
+/// A command of `caslock` as the first process of a PID namespace; None where that may not be.
+fn as_first_process(sandbox: &Sandbox, args: &[&str]) -> Option<Command> {
+    let unshare = |program: &str| {
+        let mut command = sandbox.command("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", program]);
+        command
+    };
+    if !sandbox.start(unshare("true")).finish().status.success() {
+        skip("PID namespaces take CAP_SYS_ADMIN");
+        return None;
+    }
+    let mut command = unshare(common::CASLOCK);
+    command.args(args);
+    Some(command)
+}
+
+/// The kernel drops what such a process has no handler for: it had to be killed.
+#[test]
+fn a_waiter_that_is_the_first_process_of_a_container_is_ended_by_signals_too() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let Some(command) = as_first_process(&sandbox, &["run", "job", "--", "echo", "ran"]) else {
+            return;
+        };
+        let outside = sandbox.start(command);
+        until("it waits", || sandbox.slot("job")["waiters"] == 1);
+        let children = format!("/proc/{0}/task/{0}/children", outside.pid());
+        let first = std::fs::read_to_string(children).expect("its child");
+        let first = first.trim().parse().expect("one process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), signal).expect("it is sent");
+        let outcome = outside.finish();
+        assert_eq!(outcome.code(), 128 + signal as i32, "{outcome:?}");
+        assert_eq!(outcome.stdout, "");
+        until("nobody waits", || sandbox.slot("job")["waiters"] == 0);
+    }
+}
+
+#[test]
+fn the_first_process_of_a_container_reaps_orphans_while_its_command_runs() {
+    let sandbox = Sandbox::new();
+    let script = "orphan=$(sh -c 'sleep 0.1 >&2 & echo $!')
+        while [ -e /proc/$orphan ]; do sleep 0.05; done; echo reaped; exit 7";
+    let args = ["run", "job", "--", "sh", "-c", script];
+    let Some(command) = as_first_process(&sandbox, &args) else {
+        return;
+    };
+    let outcome = sandbox.start(command).finish();
+    assert_eq!((outcome.code(), &*outcome.stdout), (7, "reaped\n"));
 }
 
 #[test]
