@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::process;
 
 use nix::libc;
@@ -76,11 +77,6 @@ impl Offspring {
         }
     }
 
-    /// Those that were seen, the command aside.
-    pub(crate) fn seen(&self) -> Vec<i32> {
-        self.known.keys().copied().collect()
-    }
-
     /// Whether there are none for certain.
     pub(crate) fn are_gone(&self) -> bool {
         self.is_complete && self.known.is_empty()
@@ -131,20 +127,23 @@ impl Offspring {
         }
     }
 
-    /// Kills all of the last look.
-    pub(crate) fn kill(&self) {
-        for &pid in self.known.keys() {
-            send(pid, &[libc::SIGKILL]);
-        }
+    /// Kills all of the last look, and says whom. The others are those that this process is not
+    /// allowed to signal: they run as another user.
+    pub(crate) fn kill(&self) -> (Vec<i32>, Vec<i32>) {
+        let pids = self.known.keys().copied();
+        pids.partition(|&pid| send(pid, &[libc::SIGKILL]))
     }
 }
 
-/// That one has ended meanwhile, or is not to be signalled by this process, is no error: who is
-/// left is seen by the next look.
-fn send(pid: i32, signals: &[i32]) {
+/// Says whether that is allowed. That one has ended meanwhile is no error: who is left is seen by
+/// the next look.
+fn send(pid: i32, signals: &[i32]) -> bool {
+    let mut is_allowed = true;
     for &signal in signals {
-        let _ = sys::send_signal(pid, signal, None);
+        let sent = sys::send_signal(pid, signal, None);
+        is_allowed &= !sent.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
     }
+    is_allowed
 }
 
 /// Whether a child of this process has ended; then it is reaped.

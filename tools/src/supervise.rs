@@ -313,14 +313,13 @@ impl Watch<'_> {
             offspring.tell(END);
             self.is_hurried |= self.kill_at.is_some_and(|at| at <= Instant::now());
             if self.is_hurried {
-                offspring.kill();
-                let living = offspring.seen();
+                let (killed, forbidden) = offspring.kill();
                 match looks_after_kill {
-                    0 => say_unless_full(format_args!(
-                        "sending SIGKILL to what the command has left behind: {living:?}"
+                    0 if !killed.is_empty() => say_unless_full(format_args!(
+                        "sending SIGKILL to what the command has left behind: {killed:?}"
                     )),
                     MOST_LOOKS_AFTER_KILL => {
-                        say_unless_full(format_args!("still there after SIGKILL: {living:?}"));
+                        give_up(&killed, &forbidden);
                         return Ok(());
                     }
                     _ => {}
@@ -475,6 +474,18 @@ impl Watch<'_> {
             }
             OnLost::Kill | OnLost::None => self.kill(),
         }
+    }
+}
+
+/// Says who is still there when nothing has helped.
+fn give_up(killed: &[i32], forbidden: &[i32]) {
+    if !killed.is_empty() {
+        say_unless_full(format_args!("still there after SIGKILL: {killed:?}"));
+    }
+    for pid in forbidden {
+        say_unless_full(format_args!(
+            "not allowed to signal process {pid}, which is still there"
+        ));
     }
 }
 

@@ -356,6 +356,38 @@ fn a_signal_that_the_wrapper_was_started_to_ignore_hastens_nothing() {
     assert_eq!((outcome.code(), &*outcome.stdout), (120, "survived\n"));
 }
 
+/// It was said to be there after a SIGKILL, which it had never got: sudo(8) makes such ones.
+#[test]
+fn one_that_may_not_be_signalled_is_told_of_as_that() {
+    let sandbox = Sandbox::new();
+    // Without its right to signal others, root cannot, as it is with any other user.
+    let restricted = |arguments: &[&str]| {
+        let mut command = sandbox.command("setpriv");
+        command.args(["--bounding-set", "-kill"]).args(arguments);
+        command
+    };
+    let as_other = "setpriv --reuid 65534 --clear-groups";
+    let mut tried = restricted(&["sh", "-c", &format!("{as_other} true")]);
+    if !tried.status().is_ok_and(|status| status.success()) {
+        skip("to become another user takes setpriv(1) and root");
+        return;
+    }
+    let script = format!("{as_other} sh -c 'echo $$; exec sleep 1000' & wait");
+    let run = [CASLOCK, "run", "--kill-after", "0.1", "job", "--"];
+    let command = restricted(&[&run[..], &["sh", "-c", &script]].concat());
+    let mut wrapper = sandbox.start(command);
+    let left = Left(wrapper.line().parse().expect("a process id"));
+    let identity = Identity::of(left.0);
+    take(&sandbox);
+    assert_eq!(wrapper.wait().code(), Some(120));
+    assert!(!identity.is_gone());
+    drop(left);
+    let outcome = wrapper.finish();
+    let said = format!("not allowed to signal process {}", identity.pid);
+    assert!(outcome.stderr.contains(&said), "{outcome:?}");
+    assert!(!outcome.stderr.contains("SIGKILL"), "{outcome:?}");
+}
+
 #[test]
 fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
     let sandbox = Sandbox::new();
