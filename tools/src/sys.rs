@@ -124,8 +124,10 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
             return fail(start);
         }
-        // A parent that died before the prctl sends no signal any more.
-        if libc::getppid() != start.parent {
+        // A parent that died before the prctl sends no signal any more. One in another PID
+        // namespace, as after `unshare --pid` without a fork, has no number here.
+        let parent = libc::getppid();
+        if parent != start.parent && parent != 0 {
             libc::_exit(128 + libc::SIGKILL);
         }
         if let Some(witness) = start.setup.witness

@@ -225,6 +225,27 @@ fn standard_streams_that_are_closed_are_dev_null_to_the_command() {
     assert_eq!(seen.next(), Some("/dev/null"));
 }
 
+/// Its parent has no number there, and was taken for dead: it exited with 137, and said nothing.
+#[test]
+fn a_command_is_started_as_the_first_process_of_a_namespace_too() {
+    let sandbox = Sandbox::new();
+    let unshare = |program: &[&str]| {
+        let mut command = sandbox.command("unshare");
+        command.arg("--pid").args(program);
+        sandbox.start(command).finish()
+    };
+    if !unshare(&["true"]).status.success() {
+        skip("PID namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    let outcome = unshare(&[CASLOCK, "run", "job", "--", "sh", "-c", "echo $$; exit 7"]);
+    assert_eq!(
+        (outcome.code(), &*outcome.stdout),
+        (7, "1\n"),
+        "{outcome:?}"
+    );
+}
+
 #[test]
 fn a_closed_pipe_ends_the_command_as_it_ends_any() {
     let sandbox = Sandbox::new();
