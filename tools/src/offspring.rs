@@ -170,3 +170,34 @@ fn children(pid: i32) -> Vec<i32> {
     let threads = threads.into_iter().flatten().flatten();
     threads.flat_map(of_thread).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn who_has_the_pid_of_one_that_has_ended_is_another() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
+        let pid = child.id().cast_signed();
+        let started = Stat::of(pid).expect("its line").started;
+        let are_gone = [started, started - 1].map(|started| {
+            let known = Known {
+                started,
+                told: true,
+            };
+            let mut offspring = Offspring {
+                command: None,
+                adopts: false,
+                known: BTreeMap::from([(pid, known)]),
+                is_complete: false,
+            };
+            offspring.look();
+            offspring.are_gone()
+        });
+        child.kill().expect("a signal is sent");
+        child.wait().expect("its end");
+        assert_eq!(are_gone, [false, true]);
+    }
+}

@@ -190,6 +190,21 @@ fn each_is_told_once_also_by_a_command_that_passes_the_signal_on() {
     }
 }
 
+/// As a shell does that waits for what it runs before it ends.
+#[test]
+fn what_a_command_waits_for_is_told_though_the_command_lives_on() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path().join("notes"), NOTES).expect("a file");
+    let script = "trap : TERM; sh ./notes & while kill -0 $!; do wait; done 2>&-; echo done";
+    let (mut holder, offspring) = hold(&sandbox, &["--kill-after", "1000"], script);
+    let _left = Left(offspring[0].pid);
+    take(&sandbox);
+    assert_eq!(holder.wrapper.wait().code(), Some(120));
+    assert_eq!(holder.wrapper.finish().stdout, "done\n");
+    assert!(offspring[0].is_gone());
+    assert_eq!(told(&sandbox), "told\n");
+}
+
 /// What this process had as children before it became `caslock run` is none of the command's,
 /// nor are their orphans.
 #[test]

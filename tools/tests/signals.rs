@@ -200,6 +200,29 @@ fn a_stop_stops_both_and_a_continue_continues_both() {
     assert_eq!(holder.wrapper.wait().code(), Some(128 + 2));
 }
 
+/// Ctrl-Z, and `fg` after the lease: the command is told before it goes on, not a little later.
+#[test]
+fn a_job_that_was_stopped_past_its_lease_does_not_go_on() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--lease", "1", "test.table"]);
+    let script = "while :; do echo >> written; done";
+    let mut holder = sandbox.hold_with(&[], "job", script);
+    let wrapper = common::Identity::of(holder.wrapper.pid());
+    let written = sandbox.path().join("written");
+    until("it writes", || written.exists());
+    holder.wrapper.send(Signal::SIGTSTP);
+    until("both are stopped", || {
+        holder.command.is_stopped() && wrapper.is_stopped()
+    });
+    let length = || std::fs::metadata(&written).expect("the file").len();
+    let before = length();
+    sandbox.ok(&["run", "job", "--", "true"]);
+    holder.wrapper.send(Signal::SIGCONT);
+    assert_eq!(holder.wrapper.wait().code(), Some(120));
+    assert!(holder.command.is_gone());
+    assert_eq!(length(), before);
+}
+
 /// A command that is stopped by SIGSTOP alone is not part of job control. If the wrapper
 /// stopped as well, its heartbeat would, too, and a continue that is sent to the command
 /// alone would let it run with a lock that has expired.
