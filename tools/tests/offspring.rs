@@ -212,7 +212,8 @@ fn what_others_have_left_is_not_the_commands() {
     let sandbox = Sandbox::new();
     nix::unistd::mkfifo(&sandbox.path().join("go"), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
     fs::write(sandbox.path().join("script"), SCRIPT).expect("a file");
-    let script = "sh -c 'sleep 1000 & echo $!; read line < go' &
+    let script = "sh -c 'sleep 1000 & echo $!; echo > first; read line < go' &
+        until [ -e first ]; do sleep 0.01; done
         exec \"$0\" run --kill-after 1 job -- sh -c 'echo $$; (trap \"\" TERM; exec sh ./script) & wait'";
     let mut command = sandbox.command("sh");
     command.args(["-c", script, CASLOCK]).process_group(0);
@@ -255,7 +256,7 @@ fn where_proc_is_of_another_namespace_nobody_is_signalled_but_the_command() {
 /// could be taken for the command's.
 #[test]
 fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
-    for stranger in ["", "true & echo $!;"] {
+    for stranger in ["", "(until [ -e go ]; do sleep 0.01; done) & echo $!;"] {
         let sandbox = Sandbox::new();
         let on_loss = "trap 'sh -c \"sleep 1000 & echo \\$!\"; exit' TERM";
         fs::write(
@@ -267,13 +268,15 @@ fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
         let mut command = sandbox.command("sh");
         command.args(["-c", &script, CASLOCK]);
         let mut wrapper = sandbox.start(command);
-        if !stranger.is_empty() {
-            let stranger = wrapper.line().parse().expect("a process id");
+        let pid = (!stranger.is_empty()).then(|| wrapper.line().parse().expect("a process id"));
+        assert_eq!(wrapper.line(), "up");
+        if let Some(pid) = pid {
+            // Not before: its parent would reap it, as long as that is the shell.
+            fs::write(sandbox.path().join("go"), "").expect("a file");
             until("the stranger has ended", || {
-                Stat::read(stranger).is_some_and(|stat| stat.state == 'Z')
+                Stat::read(pid).is_some_and(|stat| stat.state == 'Z')
             });
         }
-        assert_eq!(wrapper.line(), "up");
         take(&sandbox);
         let orphan = Left(wrapper.line().parse().expect("a process id"));
         assert_eq!(wrapper.wait().code(), Some(120));
@@ -286,9 +289,10 @@ fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
 fn orphans_that_end_are_reaped_while_the_command_takes_its_time() {
     let sandbox = Sandbox::new();
     // The first ends when it is told, a while after the loss; then nothing is due for long.
-    let script = "trap told=yes TERM; until [ \"$told\" ]; do sleep 0.01; done; sleep 1000
+    let script = "trap told=yes TERM; echo up; until [ \"$told\" ]; do sleep 0.01; done; sleep 1000
         sh -c 'sleep 0.1 & echo $!'; until [ -e done ]; do sleep 0.01; done";
     let mut holder = sandbox.hold_with(&["--kill-after", "1000"], "job", script);
+    assert_eq!(holder.wrapper.line(), "up");
     take(&sandbox);
     let orphan = holder.wrapper.line().parse().expect("a process id");
     until("it is reaped", || Stat::read(orphan).is_none());
@@ -303,7 +307,7 @@ fn what_a_command_has_started_last_is_killed_with_it() {
     // What is started first is told after a while, and with its end the next begins.
     let on_loss = "trap 'sleep 1000; sleep 1000 & echo \\$!' TERM";
     let script = format!(
-        "sleep 1000 & echo $!; exec \"$0\" run --kill-after 2 job -- sh -c \"
+        "sleep 1000 & echo $!; exec \"$0\" run --kill-after 4 job -- sh -c \"
         {on_loss}; echo up; while :; do sleep 0.05; done\""
     );
     let mut command = sandbox.command("sh");
@@ -347,7 +351,7 @@ fn a_signal_to_the_wrapper_hastens_the_end_of_who_is_left() {
 #[test]
 fn a_signal_that_the_wrapper_was_started_to_ignore_hastens_nothing() {
     let sandbox = Sandbox::new();
-    let left = "(trap '' TERM; until [ -e go ]; do sleep 0.05; done; echo survived) &";
+    let left = "(trap '' TERM; echo set; until [ -e go ]; do sleep 0.05; done; echo survived) &";
     fs::write(
         sandbox.path().join("job"),
         format!("echo $$; {left} sleep 1000"),
@@ -356,7 +360,8 @@ fn a_signal_that_the_wrapper_was_started_to_ignore_hastens_nothing() {
     let script = "trap '' HUP; exec \"$0\" run --kill-after 1000 job -- sh ./job";
     let mut command = sandbox.command("sh");
     command.args(["-c", script, CASLOCK]);
-    let holder = Running::of(sandbox.start(command));
+    let mut holder = Running::of(sandbox.start(command));
+    assert_eq!(holder.wrapper.line(), "set");
     take(&sandbox);
     until("the script itself has ended", || holder.command.is_gone());
     holder.wrapper.send(Signal::SIGHUP);
@@ -406,19 +411,19 @@ fn one_that_may_not_be_signalled_is_told_of_as_that() {
 #[test]
 fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
     let sandbox = Sandbox::new();
-    let quick = "sleep 1000 & echo $!; sleep 1000 & echo $!";
-    let slow = format!("{quick}; read line < wait_for_this");
+    // It ends when the test has seen who there is.
+    let script = "sleep 1000 & echo $!; sleep 1000 & echo $!; read line < wait_for_this";
     nix::unistd::mkfifo(
         &sandbox.path().join("wait_for_this"),
         nix::sys::stat::Mode::S_IRWXU,
     )
     .expect("a FIFO");
-    for (options, script, code) in [(&[][..], quick, 0), (&["--on-lost", "none"], &slow, 120)] {
+    for (options, code) in [(&[][..], 0), (&["--on-lost", "none"], 120)] {
         let (mut holder, offspring) = hold(&sandbox, options, script);
         if code == 120 {
             take(&sandbox);
-            fs::write(sandbox.path().join("wait_for_this"), "on").expect("written");
         }
+        fs::write(sandbox.path().join("wait_for_this"), "on\n").expect("written");
         assert_eq!(holder.wrapper.wait().code(), Some(code));
         let _left = [0, 1].map(|at| Left(offspring[at].pid));
         assert!(!offspring.iter().any(Identity::is_gone));
