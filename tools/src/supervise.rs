@@ -254,7 +254,8 @@ impl Watch<'_> {
                 sys::reap_all_but(self.child.pid);
             }
             if let Some(offspring) = &mut self.offspring {
-                // An orphan may have ended that this process has to reap.
+                // An orphan may have ended that this process has to reap. And when it is time to
+                // kill the command, its end may leave what it has started to others.
                 offspring.look();
             }
             // Where no keeper can be had, nobody else looks.
@@ -279,13 +280,9 @@ impl Watch<'_> {
         }
     }
 
-    /// Kills the command and what it has started.
+    /// Kills the command and what it has started, which has just been looked for.
     fn kill(&mut self) {
         self.is_hurried = true;
-        // Where they are left to others by its end, they are out of sight then.
-        if let Some(offspring) = &mut self.offspring {
-            offspring.look();
-        }
         self.child.send(libc::SIGKILL, None);
         if let Some(offspring) = &mut self.offspring {
             offspring.look_around();
