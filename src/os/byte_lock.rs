@@ -7,6 +7,7 @@
 //! nothing needs to be there.
 
 use std::io;
+use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -153,7 +154,9 @@ impl Probe {
         if kept.status().is_none() {
             // Reading is enough to ask about locks.
             let fd = reopen(&self.path, self.id, OFlags::RDONLY).ok()?;
-            *kept = Kept::new(fd).ok()?;
+            let lost = mem::replace(&mut *kept, Kept::of(fd, self.id));
+            // Its number was not ours any more. If it has become the new one's, it is to stay.
+            mem::forget(lost);
         }
         question(&kept)
     }
@@ -263,6 +266,31 @@ mod tests {
         close(number);
     }
 
+    /// After `closefrom(3)`, for one. It would close what it has just opened, each time anew.
+    #[test]
+    fn a_probe_that_gets_its_own_number_again_keeps_it() {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            let table = Table::new();
+            let (holder, probe) = (table.open(), table.probe());
+            assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+            let number = probe.kept.read().borrow().unwrap().as_raw_fd();
+            // No lower one is free.
+            while let Ok(filler) = File::open("/dev/null") {
+                if filler.into_raw_fd() > number {
+                    break;
+                }
+            }
+            close(number);
+            for _ in 0..2 {
+                assert_eq!(probe.is_locked(BYTE), Some(true));
+                let kept = probe.kept.read().borrow().map(|fd| fd.as_raw_fd());
+                assert_eq!(kept, Some(number));
+            }
+        })
+        .join();
+    }
+
     #[test]
     fn a_probe_that_can_find_its_file_no_more_gives_no_answer() {
         let table = Table::new();
@@ -305,7 +333,7 @@ mod tests {
     fn close(number: i32) {
         use std::os::fd::FromRawFd;
         // SAFETY:
-        // - the copy that `replace` made is nobody else's.
+        // - nobody but the test uses the number, or knows to look before it does.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
     }
 
