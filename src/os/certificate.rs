@@ -102,6 +102,7 @@ impl<'a> Certificate<'a> {
     /// session can do without: its waiters look for its death themselves, every 50 ms at least.
     pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
         Self::register_in(word, Memory::Shared)
+            .or_else(|_| Self::register_in(word, Memory::Private))
     }
 
     /// The same by a thread that another is soon to relieve, from memory that may be taken: to
@@ -164,14 +165,21 @@ impl Drop for Certificate<'_> {
         }
         // The list goes first: once the word is 0 another session may put an id of its own
         // there, which in another PID namespace may be the same number.
-        if set_list(self.replaced).is_err() {
+        if current_list() != self.ring.cast() {
+            // A later certificate's list stands in for this one, and will give it back: it
+            // must stay, with nothing on it.
+            // SAFETY:
+            // - only this thread changes the ring, and the kernel reads it at its end.
+            unsafe { (*self.ring).head.ring.next = self.ring.cast() };
+        } else if set_list(self.replaced).is_err() {
             // The kernel still has the ring: it must stay, and the word with it, until
             // this thread's end marks it.
             return;
+        } else {
+            // SAFETY:
+            // - the kernel has forgotten the ring, and only `self` knows it besides.
+            unsafe { drop_ring(self.ring, self.memory) };
         }
-        // SAFETY:
-        // - the kernel has forgotten the ring, and only `self` knows it besides.
-        unsafe { drop_ring(self.ring, self.memory) };
         // Relaxed: as in `register`. Compared, because another thread of this process may
         // have put its own id there: a session passes from one keeper to the next.
         let (mine, order) = (self.tid | WAITERS, Ordering::Relaxed);
@@ -420,6 +428,49 @@ mod tests {
         assert_eq!(current_list(), before);
         let value = page.word(CERTIFICATE).load(Ordering::Acquire);
         assert!(!is_intact(value) && !is_marked(value));
+    }
+
+    #[test]
+    fn of_two_certificates_of_one_thread_either_may_be_withdrawn_first() {
+        let page = SharedPage::new();
+        let [one, other] = [page.word(CERTIFICATE), page.word(WAKE)];
+        let intact = || [one, other].map(|word| is_intact(word.load(Ordering::Acquire)));
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let before = current_list();
+                let [first, second] = [one, other].map(|word| Certificate::register(word).unwrap());
+                second.withdraw();
+                assert_eq!(intact(), [true, false]);
+                let second = Certificate::register(other).unwrap();
+                first.withdraw();
+                assert_eq!(intact(), [false, true]);
+                second.withdraw();
+                assert_eq!(intact(), [false, false]);
+                let list = current_list();
+                assert_ne!(list, before);
+                // SAFETY:
+                // - the first one's, which stays.
+                assert_eq!(unsafe { (*list).ring.next }, list.cast());
+                let third = Certificate::register(one).unwrap();
+                assert_eq!(intact(), [true, false]);
+                std::mem::forget(third);
+            });
+            thread.join().unwrap();
+        });
+        assert!(is_marked(one.load(Ordering::Acquire)));
+        assert_eq!(other.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn where_no_shared_memory_is_to_be_had_the_heap_will_do() {
+        let page = SharedPage::new();
+        let child = Child::fork(|| {
+            deny(libc::SYS_mmap, libc::EPERM);
+            std::mem::forget(Certificate::register(page.word(CERTIFICATE)).unwrap());
+            assert!(is_intact(page.word(CERTIFICATE).load(Ordering::Acquire)));
+        });
+        child.join();
+        assert!(is_marked(page.word(CERTIFICATE).load(Ordering::Acquire)));
     }
 
     #[test]
