@@ -440,6 +440,15 @@ mod tests {
         })
         .join();
         Child::fork(|| {
+            deny(libc::SYS_openat, libc::EPERM);
+            // A session without a keeper is certified by the thread that opened it.
+            for certified in [None, Some(threads.pid)] {
+                let threads = Threads::of(threads.pid, certified);
+                assert_eq!(threads.are_all_exiting(), Some(true));
+            }
+        })
+        .join();
+        Child::fork(|| {
             deny(libc::SYS_tgkill, libc::EPERM);
             assert_eq!(threads.count_there(&[threads.pid]), None);
             assert_eq!(threads.are_all_exiting(), Some(true));
