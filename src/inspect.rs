@@ -464,8 +464,8 @@ pub(crate) fn force_release(
             continue;
         }
         if let Forced::From(holder) = &forced {
-            tracing::warn!(name, pid = holder.pid, token = %asked, "force-released");
             view.notify(holder.session);
+            tracing::warn!(name, pid = holder.pid, token = %asked, "force-released");
         }
         return Ok(forced);
     }

@@ -463,8 +463,8 @@ impl Lock {
                 );
             }
             (Cause::Expiry, Owner::Held(gone)) => {
-                tracing::warn!(name, pid = gone.pid(), token, "evicted a silent holder");
                 self.session.view.notify(gone.session());
+                tracing::warn!(name, pid = gone.pid(), token, "evicted a silent holder");
             }
             _ => {}
         }

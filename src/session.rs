@@ -537,8 +537,9 @@ impl Shared {
         let begun = self.aside(move || {
             let call = taken_along.lock().take();
             if let Some(LostCall { call, .. }) = call {
+                // The log last: a subscriber that fails or blocks keeps nothing from anybody.
+                call(lost.clone());
                 tracing::warn!(%lost, "grant lost");
-                call(lost);
             }
         });
         if begun.is_err() {
@@ -635,7 +636,7 @@ mod tests {
         assert!(!mask.contains(Signal::SIGTERM), "{mask:?}");
     }
 
-    /// A log that fails on the keeper's thread.
+    /// A log that fails, on the keeper's thread even before it is told anything.
     struct Failing;
 
     impl Subscriber for Failing {
@@ -650,9 +651,31 @@ mod tests {
 
         fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
         fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn event(&self, _: &Event<'_>) {}
+
+        fn event(&self, _: &Event<'_>) {
+            panic!("a log that fails");
+        }
+
         fn enter(&self, _: &span::Id) {}
         fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_loss_is_told_though_the_log_fails() {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            tracing::subscriber::set_global_default(Failing).unwrap();
+            let (_dir, table) = open();
+            let lock = table.lock("job").unwrap();
+            let guard = lock.acquire().unwrap();
+            let (tell, told) = mpsc::channel();
+            guard.on_lost(move |lost| tell.send(lost.token).unwrap_or_default());
+            let force = || table.force_release("job", guard.token());
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(force)).is_err());
+            assert_eq!(told.recv(), Ok(guard.token()));
+            std::mem::forget(guard);
+        })
+        .join();
     }
 
     #[test]
