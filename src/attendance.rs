@@ -92,7 +92,7 @@ mod tests {
     use crate::mapping::{Access, TableFile};
     use crate::os::certificate::{is_intact, is_marked};
     use crate::os::process;
-    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, until};
     use crate::protocol::word::Identity;
     use crate::sync::Ordering;
     use crate::table::LockTable;
@@ -114,12 +114,6 @@ mod tests {
         let value = attendance.session.record().certificate();
         let value = value.load(Ordering::Relaxed);
         is_intact(value).then_some(value & libc::FUTEX_TID_MASK)
-    }
-
-    fn until(mut done: impl FnMut() -> bool) {
-        while !done() {
-            thread::sleep(Duration::from_millis(1));
-        }
     }
 
     #[test]
@@ -223,9 +217,7 @@ mod tests {
                 thread::sleep(Duration::from_secs(1000));
             });
             until(|| page.word(0).load(Ordering::Acquire) != 0);
-            // SAFETY:
-            // - ends this thread alone, which owns nothing that the other one uses.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            exit_alone();
         });
         until(|| page.word(0).load(Ordering::Acquire) != 0);
         let holder = Identity::new(child.pid(), page.word(0).load(Ordering::Acquire) - 1);

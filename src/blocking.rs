@@ -121,6 +121,8 @@ struct Behind {
     holder: Option<Identity>,
     /// Since when it does, by the monotonic clock.
     since_ns: u64,
+    /// Since when that one has had no certificate; 0: it has one.
+    blind_ns: u64,
     /// When that one was first seen to have begun to die; 0: it was not.
     dying_ns: u64,
     keeper: Option<Keeper>,
@@ -130,6 +132,7 @@ impl Behind {
     const NOBODY: Self = Self {
         holder: None,
         since_ns: 0,
+        blind_ns: 0,
         dying_ns: 0,
         keeper: None,
     };
@@ -335,10 +338,11 @@ impl<'a> Blocking<'a> {
         }
         let slept_ns = now_ns.saturating_sub(behind.since_ns);
         if certificate::is_intact(value) {
-            behind.dying_ns = 0;
+            (behind.blind_ns, behind.dying_ns) = (0, 0);
             behind.keeper = view.keeper(holder);
-            // An earlier mark was an earlier session's.
-            self.told = None;
+            // An earlier mark was an earlier session's. But a wake beside one and the same intact
+            // value is passed on once, as any.
+            self.told.take_if(|told| certificate::is_marked(told.1));
             return Some(match slept_ns {
                 ..FIRST_ASK_NS => poll_ns.min(FIRST_ASK_NS - slept_ns),
                 _ => poll_ns,
@@ -347,7 +351,11 @@ impl<'a> Blocking<'a> {
         if !certificate::is_marked(value) {
             // The kernel would not tell of its death: look less and less often, so that it is
             // found within a quarter of the time that was waited for it.
-            let nap_ns = (slept_ns / 4).max(BLIND_NAP_MIN_NS);
+            if behind.blind_ns == 0 {
+                behind.blind_ns = now_ns;
+            }
+            let blind_for_ns = now_ns.saturating_sub(behind.blind_ns);
+            let nap_ns = (blind_for_ns / 4).max(BLIND_NAP_MIN_NS);
             return Some(nap_ns.min(BLIND_NAP_NS).min(poll_ns));
         }
         // Not to be proven dead yet: look again soon, then less and less often, so that it is
@@ -364,6 +372,9 @@ impl<'a> Blocking<'a> {
             std::thread::yield_now();
             return None;
         }
+        // Past its end by now, if it has one: it can be asked after like any other, and its id
+        // may become another thread's.
+        behind.keeper = None;
         Some((dying_for_ns / 4).min(poll_ns))
     }
 
@@ -1417,6 +1428,10 @@ mod tests {
             assert!(!blocking.is_news(holder, marked));
             blocking.nap_ns(holder, 7, 5_000);
             assert!(blocking.is_news(holder, marked));
+            // Those who wait behind a holder that lives are not to wake each other all the time.
+            assert!(blocking.is_news(holder, 7));
+            blocking.nap_ns(holder, 7, 5_000);
+            assert!(!blocking.is_news(holder, 7));
         });
     }
 

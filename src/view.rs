@@ -153,7 +153,8 @@ impl View {
     /// The keeper of a holder's session, for whoever may have to ask whether it has died.
     pub(crate) fn keeper(&self, holder: Identity) -> Option<Keeper> {
         let record = self.record(holder.session())?;
-        // In this order: a later session's certificate is then not taken for this one's.
+        // In this order: an earlier session's certificate is not taken for this one's. A later
+        // one's may be, and is never used: the record has gone on from this session by then.
         let session = record.life_sign();
         let tid = certificate::keeper(record.certificate().load(Ordering::Relaxed))?;
         // Before there is a keeper it may be another thread's, which leaves it to the keeper
@@ -271,15 +272,8 @@ pub(crate) fn previous_of(owner: Owner, token: u64) -> Previous {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, SharedPage, Watchdog};
+    use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, until};
     use crate::table::LockTable;
-    use std::thread;
-
-    fn until(mut done: impl FnMut() -> bool) {
-        while !done() {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
 
     /// The holder is a process whose first thread has ended, and whose keeper lives on.
     #[test]
@@ -292,9 +286,7 @@ mod tests {
         let child = Child::fork(|| {
             let table = LockTable::open(&path).unwrap();
             page.word(0).store(table.session() + 1, Ordering::Release);
-            // SAFETY:
-            // - ends this thread alone, with all that it owns still there.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            exit_alone();
         });
         until(|| page.word(0).load(Ordering::Acquire) != 0);
         let holder = Identity::new(child.pid(), page.word(0).load(Ordering::Acquire) - 1);

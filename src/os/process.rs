@@ -251,7 +251,9 @@ fn is_nobodys(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, deny, skip};
+    use crate::os::testing::{
+        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, skip, until,
+    };
     use crate::sync::Ordering;
     use std::thread;
     use std::time::Duration;
@@ -259,20 +261,6 @@ mod tests {
     fn forever() -> ! {
         loop {
             thread::sleep(Duration::from_secs(1000));
-        }
-    }
-
-    /// Ends this thread alone, other than a return: the process ends with its first thread's.
-    fn exit_alone() -> ! {
-        // SAFETY:
-        // - owns nothing that other threads of these children use.
-        unsafe { libc::syscall(libc::SYS_exit, 0) };
-        unreachable!("it has exited")
-    }
-
-    fn until(mut done: impl FnMut() -> bool) {
-        while !done() {
-            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -112,6 +112,21 @@ impl Drop for Child {
     }
 }
 
+/// Ends the calling thread alone, other than a return from the process's first.
+pub(crate) fn exit_alone() -> ! {
+    // SAFETY:
+    // - all that the thread owns stays as it is.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("it has exited")
+}
+
+/// Waits for something that other threads or processes bring about.
+pub(crate) fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn end_with_parent_by(signal: i32) {
     // SAFETY:
     // - changes what happens to this process alone.
