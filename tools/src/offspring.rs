@@ -49,8 +49,7 @@ impl Offspring {
         let is_zombie = |pid| Stat::of(pid).is_some_and(|stat| stat.is_of_ended_process());
         let is_the_commands = |&pid: &i32| pid == command || is_zombie(pid);
         let are_all = listed.contains(&command) && listed.iter().all(is_the_commands);
-        // The first process of a container gets all the orphans there.
-        let has_others = own == 1 || !are_all;
+        let has_others = sys::is_first_process() || !are_all;
         let mut offspring = Self {
             command: Some(command),
             adopts: !has_others && sys::adopt_orphans().is_ok(),

@@ -19,7 +19,8 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     write_line(&printable(&message.to_string()));
 }
 
-/// The same where nothing may be waited for: on a stderr that is full, a line is dropped.
+/// The same where nothing may be waited for: on a pipe that is full, a line is dropped. (On a
+/// terminal that nobody reads it may have to wait all the same: one with little room is not full.)
 pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
     /// A pipe with any room at all has room for 4096 bytes, and a character has four at most.
     const MOST_CHARACTERS: usize = 1000;

@@ -36,7 +36,7 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn block() -> io::Result<Self> {
         let original = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        if is_first_process() {
+        if sys::is_first_process() {
             sys::end_by(TO_END)?;
         }
         Ok(Self {
@@ -234,23 +234,36 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn until_end(&mut self) -> io::Result<u8> {
         loop {
-            match self.child.change()? {
+            let stopped_by = match self.child.change()? {
                 Change::Exited(code) => return self.end_offspring().map(|()| code),
                 // Signal numbers end at 64.
                 Change::Killed(signal) => {
                     return self.end_offspring().map(|()| 128 + signal as u8);
                 }
-                // Then it is asked again before anything is waited for: what it did after this
-                // may be told of by a SIGCHLD that has just been read.
-                Change::Stopped(signal) => {
-                    let was_continued_meanwhile = self.forward()?;
-                    if !was_continued_meanwhile {
-                        self.stop_like_the_child(signal)?;
-                    }
-                }
-                Change::Nothing => self.wait()?,
+                Change::Stopped(signal) => Some(signal),
+                Change::Nothing => None,
+            };
+            // It has just been seen to be there.
+            if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
+                self.kill();
+                say_unless_full(format_args!(
+                    "process {} is still there: sending SIGKILL",
+                    self.child.pid
+                ));
             }
-            if is_first_process() {
+            // One that has stopped is asked again before anything is waited for.
+            if stopped_by.is_none() {
+                self.wait()?;
+            }
+            let was_continued = self.forward()?;
+            if let Some(signal) = stopped_by
+                && !was_continued
+            {
+                self.stop_like_the_child(signal)?;
+            }
+            // From here on until it waits again nothing is read: whatever a child does after it
+            // has been asked after is told of by a SIGCHLD that ends the wait.
+            if sys::is_first_process() {
                 sys::reap_all_but(self.child.pid);
             }
             if let Some(offspring) = &mut self.offspring {
@@ -269,14 +282,6 @@ impl Watch<'_> {
                 offspring.look_around();
                 offspring.tell(END);
             }
-            if self.kill_at.take_if(|at| *at <= Instant::now()).is_some() {
-                self.kill();
-                say_unless_full(format_args!(
-                    "process {} is still there: sending SIGKILL",
-                    self.child.pid
-                ));
-            }
-            self.forward()?;
         }
     }
 
@@ -301,7 +306,11 @@ impl Watch<'_> {
         };
         offspring.outlives();
         let mut looks_after_kill = 0;
+        let mut killed_before = Vec::new();
         loop {
+            if sys::is_first_process() {
+                sys::reap_all_but(self.child.pid);
+            }
             offspring.look_around();
             if offspring.are_gone() {
                 return Ok(());
@@ -311,15 +320,18 @@ impl Watch<'_> {
             self.is_hurried |= self.kill_at.is_some_and(|at| at <= Instant::now());
             if self.is_hurried {
                 let (killed, forbidden) = offspring.kill();
-                match looks_after_kill {
-                    0 if !killed.is_empty() => say_unless_full(format_args!(
+                if looks_after_kill == MOST_LOOKS_AFTER_KILL {
+                    let survivors = killed.iter().filter(|pid| killed_before.contains(*pid));
+                    give_up(&survivors.collect::<Vec<_>>(), &forbidden);
+                    return Ok(());
+                }
+                if killed_before.is_empty() && !killed.is_empty() {
+                    say_unless_full(format_args!(
                         "sending SIGKILL to what the command has left behind: {killed:?}"
-                    )),
-                    MOST_LOOKS_AFTER_KILL => {
-                        give_up(&killed, &forbidden);
-                        return Ok(());
-                    }
-                    _ => {}
+                    ));
+                }
+                if !killed.is_empty() {
+                    killed_before = killed;
                 }
                 looks_after_kill += 1;
             }
@@ -475,9 +487,9 @@ impl Watch<'_> {
 }
 
 /// Says who is still there when nothing has helped.
-fn give_up(killed: &[i32], forbidden: &[i32]) {
-    if !killed.is_empty() {
-        say_unless_full(format_args!("still there after SIGKILL: {killed:?}"));
+fn give_up(survivors: &[&i32], forbidden: &[i32]) {
+    if !survivors.is_empty() {
+        say_unless_full(format_args!("still there after SIGKILL: {survivors:?}"));
     }
     for pid in forbidden {
         say_unless_full(format_args!(
@@ -498,12 +510,6 @@ fn is_own_writes(info: &siginfo) -> bool {
 fn is_to_end(info: &siginfo) -> bool {
     let signal = info.ssi_signo as i32;
     TO_END.contains(&signal) && !sys::is_ignored(signal)
-}
-
-/// Whether this is the first process of a container: every orphan there is its child, and the
-/// kernel drops the signals for which it has no handler.
-fn is_first_process() -> bool {
-    getpid().as_raw() == 1
 }
 
 /// The command could not be started.

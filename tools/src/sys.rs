@@ -125,7 +125,7 @@ extern "C" fn become_command(start: *mut c_void) -> c_int {
             return fail(start);
         }
         // A parent that died before the prctl sends no signal any more. One in another PID
-        // namespace, as after `unshare --pid` without a fork, has no number here.
+        // namespace, as after `unshare --pid` without a fork, has no number here, alive or not.
         let parent = libc::getppid();
         if parent != start.parent && parent != 0 {
             libc::_exit(128 + libc::SIGKILL);
@@ -236,6 +236,12 @@ pub(crate) fn end_by(signals: &[i32]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether this is the first process of a container: every orphan there is its child, and the
+/// kernel drops the signals for which it has no handler.
+pub(crate) fn is_first_process() -> bool {
+    std::process::id() == 1
 }
 
 /// Reaps the children of this process that have ended, but for one.

@@ -393,7 +393,8 @@ fn one_that_may_not_be_signalled_is_told_of_as_that() {
         return;
     }
     let script = format!("{as_other} sh -c 'echo $$; exec sleep 1000' & wait");
-    let run = [CASLOCK, "run", "--kill-after", "0.1", "job", "--"];
+    // Time for the shell to end by its SIGTERM.
+    let run = [CASLOCK, "run", "--kill-after", "3", "job", "--"];
     let command = restricted(&[&run[..], &["sh", "-c", &script]].concat());
     let mut wrapper = sandbox.start(command);
     let left = Left(wrapper.line().parse().expect("a process id"));

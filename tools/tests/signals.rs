@@ -248,11 +248,24 @@ struct Traced(libc::pid_t);
 
 #[cfg(target_env = "gnu")]
 impl Traced {
-    /// None where that is not allowed.
+    /// Stops it; None where that is not allowed.
     fn seize(pid: u32) -> Option<Self> {
         let traced = Self(pid as libc::pid_t);
         let options = libc::PTRACE_O_TRACESYSGOOD as usize;
-        (traced.request(libc::PTRACE_SEIZE, 0, options) == 0).then_some(traced)
+        if traced.request(libc::PTRACE_SEIZE, 0, options) != 0 {
+            return None;
+        }
+        assert_eq!(traced.request(libc::PTRACE_INTERRUPT, 0, 0), 0);
+        traced.wait();
+        Some(traced)
+    }
+
+    /// Until it has stopped.
+    fn wait(&self) {
+        let mut status = 0;
+        // SAFETY: `status` is a live, writable int.
+        let stopped = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+        assert!(stopped == self.0 && libc::WIFSTOPPED(status), "{status}");
     }
 
     fn request(&self, request: libc::c_uint, address: usize, data: usize) -> libc::c_long {
@@ -262,15 +275,9 @@ impl Traced {
 
     /// Lets it go on until a system call has answered this.
     fn run_until_answer(&self, wanted: i64) {
-        self.request(libc::PTRACE_INTERRUPT, 0, 0);
-        while {
-            let mut status = 0;
-            // SAFETY: `status` is a live, writable int.
-            let stopped = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
-            assert!(stopped == self.0 && libc::WIFSTOPPED(status), "{status}");
-            self.answer() != Some(wanted)
-        } {
+        while self.answer() != Some(wanted) {
             assert_eq!(self.request(libc::PTRACE_SYSCALL, 0, 0), 0);
+            self.wait();
         }
     }
 
