@@ -536,6 +536,7 @@ impl<'a> Blocking<'a> {
         if !certificate::is_intact(value) {
             return false;
         }
+        self.behind.keeper = self.session.view.keeper(holder);
         match futex::wait(certificate, value, until_ns) {
             Ended::TimedOut => true,
             // Mostly a signal.
@@ -1052,6 +1053,10 @@ mod tests {
             let nap = naps.find(|(stays, _)| *stays);
             assert!(nap.is_some_and(|(_, took_ns)| took_ns >= HEIR_NAP_NS));
             assert!(!looked_for(&mut heir, HEIR_NAPS_NS).0, "it sleeps");
+            // From a nap on it knows whose mark it is woken by.
+            while heir.behind.keeper.is_none() {
+                heir.nap_behind(held, clock::now_ns() + 1_000);
+            }
             lower(&heir);
             assert!(heir.attend(held));
             assert!(!looked_for(&mut heir, HEIR_LOOKS_NS).0);
