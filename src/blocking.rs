@@ -324,22 +324,27 @@ impl<'a> Blocking<'a> {
         }
     }
 
-    /// How long to sleep behind a holder whose certificate has this value; `None`: to look again
-    /// at once.
-    fn nap_ns(&mut self, holder: Identity, value: u32, now_ns: u64) -> Option<u64> {
-        let (view, poll_ns) = (&self.session.view, self.poll_ns());
-        let behind = &mut self.behind;
-        if behind.holder != Some(holder) {
-            *behind = Behind {
+    /// What is known of this holder, which it sleeps behind from now on at the latest.
+    fn behind(&mut self, holder: Identity, now_ns: u64) -> &mut Behind {
+        if self.behind.holder != Some(holder) {
+            self.behind = Behind {
                 holder: Some(holder),
                 since_ns: now_ns,
                 ..Behind::NOBODY
             };
         }
+        &mut self.behind
+    }
+
+    /// How long to sleep behind a holder whose certificate has this value; `None`: to look again
+    /// at once.
+    fn nap_ns(&mut self, holder: Identity, value: u32, now_ns: u64) -> Option<u64> {
+        let (session, poll_ns) = (self.session, self.poll_ns());
+        let behind = self.behind(holder, now_ns);
         let slept_ns = now_ns.saturating_sub(behind.since_ns);
         if certificate::is_intact(value) {
             (behind.blind_ns, behind.dying_ns) = (0, 0);
-            behind.keeper = view.keeper(holder);
+            behind.keeper = session.view.keeper(holder);
             // An earlier mark was an earlier session's. But a wake beside one and the same intact
             // value is passed on once, as any.
             self.told.take_if(|told| certificate::is_marked(told.1));
@@ -536,7 +541,8 @@ impl<'a> Blocking<'a> {
         if !certificate::is_intact(value) {
             return false;
         }
-        self.behind.keeper = self.session.view.keeper(holder);
+        let keeper = self.session.view.keeper(holder);
+        self.behind(holder, clock::now_ns()).keeper = keeper;
         match futex::wait(certificate, value, until_ns) {
             Ended::TimedOut => true,
             // Mostly a signal.
@@ -1057,6 +1063,14 @@ mod tests {
             while heir.behind.keeper.is_none() {
                 heir.nap_behind(held, clock::now_ns() + 1_000);
             }
+            // For the first moments of a death.
+            let marked = libc::FUTEX_OWNER_DIED;
+            let dying_ns = heir.behind.since_ns;
+            for (for_ns, is_known) in [(0, true), (DYING_FAST_NS - 1, true), (DYING_FAST_NS, false)]
+            {
+                heir.nap_ns(holder, marked, dying_ns + for_ns);
+                assert_eq!(heir.behind.keeper.is_some(), is_known);
+            }
             lower(&heir);
             assert!(heir.attend(held));
             assert!(!looked_for(&mut heir, HEIR_LOOKS_NS).0);
@@ -1418,7 +1432,10 @@ mod tests {
             // As does a wait for one of whose death nobody would tell.
             assert_eq!(nap(holder, 0, now_ns), Some(BLIND_NAP_MIN_NS));
             assert_eq!(nap(holder, 0, now_ns + 8_000_000), Some(2_000_000));
-            assert_eq!(nap(holder, 0, now_ns + 3_000_000_000), Some(BLIND_NAP_NS));
+            let now_ns = now_ns + 3_000_000_000;
+            assert_eq!(nap(holder, 0, now_ns), Some(BLIND_NAP_NS));
+            assert_eq!(nap(holder, intact, now_ns), Some(poll_ns));
+            assert_eq!(nap(holder, 0, now_ns), Some(BLIND_NAP_MIN_NS));
         });
     }
 
