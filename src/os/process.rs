@@ -2,12 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::futex;
@@ -169,9 +166,13 @@ impl Threads {
     }
 
     fn list(self) -> Option<Vec<u32>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tasks = openat(CWD, self.directory(), flags, Mode::empty()).ok()?;
-        list(tasks.as_fd()).ok()
+        let tasks = fs::read_dir(self.directory()).ok()?;
+        let tids = tasks.map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+        let mut tids = tids.collect::<Option<Vec<_>>>()?;
+        // Whoever is counted is counted once.
+        tids.sort_unstable();
+        tids.dedup();
+        Some(tids)
     }
 
     fn directory(self) -> PathBuf {
@@ -183,24 +184,6 @@ impl Threads {
 /// waits for a lock of this process will ask when it has died, and be in a hurry.
 pub(crate) fn ease_counting() {
     let _ = Threads::of(pid(), None).count();
-}
-
-fn list(tasks: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let not_a_thread = |_| io::Error::new(io::ErrorKind::InvalidData, "not a list of threads");
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut entries = RawDir::new(tasks, &mut buffer);
-    let mut tids = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy();
-        if name != "." && name != ".." {
-            tids.push(name.parse().map_err(not_a_thread)?);
-        }
-    }
-    // Whoever is counted is counted once.
-    tids.sort_unstable();
-    tids.dedup();
-    Ok(tids)
 }
 
 /// Whether this thread, of whatever process, is past its own code for good, or no such
