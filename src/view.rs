@@ -296,7 +296,9 @@ mod tests {
         until(|| view.keeper(holder).is_some());
         let keeper = view.keeper(holder).unwrap();
         let record = view.record(holder.session()).unwrap();
-        // As if the keeper had gone.
+        // Without a mark it is not to be taken for one that has gone.
+        assert_eq!(view.is_dead_with(Some(keeper), holder), Some(false));
+        // As if it had.
         record
             .certificate()
             .store(libc::FUTEX_OWNER_DIED, Ordering::Relaxed);
