@@ -82,7 +82,7 @@ impl Offspring {
     }
 
     /// Looks who is there, and reaps who is not.
-    pub(crate) fn look(&mut self) {
+    fn look(&mut self) {
         self.known
             .retain(|&pid, known| alive(pid).is_some_and(|stat| stat.started == known.started));
         let mut has_reaped = false;

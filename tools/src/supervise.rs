@@ -269,7 +269,7 @@ impl Watch<'_> {
             if let Some(offspring) = &mut self.offspring {
                 // An orphan may have ended that this process has to reap. And when it is time to
                 // kill the command, its end may leave what it has started to others.
-                offspring.look();
+                offspring.look_around();
             }
             // Where no keeper can be had, nobody else looks.
             let untold = self.keeper.start_if_due().is_err() && !self.guard.is_held();
@@ -279,7 +279,6 @@ impl Watch<'_> {
             if self.tell_at.take_if(|at| *at <= Instant::now()).is_some()
                 && let Some(offspring) = &mut self.offspring
             {
-                offspring.look_around();
                 offspring.tell(END);
             }
         }
