@@ -156,8 +156,7 @@ fn whatever_ends_it_ends_its_processes() {
 fn a_process_that_is_killed_ends_the_measurement() {
     let sandbox = Sandbox::new();
     let (process, children, scratch) = start(&sandbox, &[]);
-    let victim = nix::unistd::Pid::from_raw(children[1].pid as i32);
-    nix::sys::signal::kill(victim, Signal::SIGKILL).expect("a signal is sent");
+    children[1].send(Signal::SIGKILL);
     let outcome = process.finish();
     assert_eq!(outcome.code(), 125, "{outcome:?}");
     assert!(

@@ -53,8 +53,7 @@ fn previous_says_how_the_last_holder_left() {
     assert_eq!(previous(), "released\n");
 
     let holder = sandbox.hold("job");
-    let token = sandbox.token("job").to_string();
-    sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+    sandbox.take("job");
     assert_eq!(previous(), "forced\n");
     assert_eq!(holder.wrapper.finish().code(), 120);
 }

@@ -524,8 +524,7 @@ fn on_lost_none_lets_the_command_finish_and_is_still_120() {
 }
 
 fn force(sandbox: &Sandbox) {
-    let token = sandbox.token("job").to_string();
-    sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+    sandbox.take("job");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getpid, gettid};
 
-use common::{CASLOCK, Identity, Running, Sandbox, Stat, skip, until};
+use common::{CASLOCK, Identity, Process, Running, Sandbox, Stat, skip, until};
 
 /// A script that starts others and says who they are: one that it waits for, and one whose
 /// parent has gone. Descriptor 1 stays theirs, so that what they leave unread does not matter.
@@ -43,9 +43,11 @@ fn stubborn(sandbox: &Sandbox) -> String {
     "(trap '' TERM; exec sh ./script) & wait".to_owned()
 }
 
-fn take(sandbox: &Sandbox) {
-    let token = sandbox.token("job").to_string();
-    sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+/// A shell that becomes `caslock run` at the end of its script, in which that is `$0`.
+fn become_wrapper(sandbox: &Sandbox, script: &str) -> Process {
+    let mut command = sandbox.command("sh");
+    command.args(["-c", script, CASLOCK]);
+    sandbox.start(command)
 }
 
 #[test]
@@ -53,7 +55,7 @@ fn what_a_script_has_started_is_told_of_the_loss_with_it() {
     let sandbox = Sandbox::new();
     for options in [&[][..], &["--on-lost", "kill"]] {
         let (holder, offspring) = hold(&sandbox, options, SCRIPT);
-        take(&sandbox);
+        sandbox.take("job");
         let outcome = holder.wrapper.finish();
         assert_eq!(outcome.code(), 120, "{outcome:?}");
         assert!(!outcome.stdout.contains("done"), "{outcome:?}");
@@ -92,7 +94,7 @@ fn a_loss_is_acted_on_where_nobody_reads_of_it() {
         let mut command = sandbox.caslock(&run);
         command.stderr(writer);
         let mut holder = Running::of(sandbox.start(command));
-        take(&sandbox);
+        sandbox.take("job");
         assert_eq!(holder.wrapper.wait().code(), Some(120), "{options:?}");
         assert!(holder.command.is_gone());
     }
@@ -145,7 +147,7 @@ fn a_process_whose_main_thread_has_ended_is_ended_with_the_rest() {
         until("its main thread has ended", || {
             Stat::read(leader.0).is_some_and(|stat| stat.state == 'Z')
         });
-        take(&sandbox);
+        sandbox.take("job");
         // Not to the end of its output, which is the other's, too.
         assert_eq!(wrapper.wait().code(), Some(120));
         assert!(thread.is_gone());
@@ -160,7 +162,7 @@ fn a_process_whose_name_is_no_text_is_ended_with_the_rest() {
         ./fourteen.bytes\u{e9} 1000 & echo $!; sleep 1000 & echo $!; wait";
     let (mut holder, offspring) = hold(&sandbox, &[], script);
     let _left = Left(offspring[0].pid);
-    take(&sandbox);
+    sandbox.take("job");
     assert_eq!(holder.wrapper.wait().code(), Some(120));
     assert!(offspring.iter().all(Identity::is_gone));
 }
@@ -183,7 +185,7 @@ fn each_is_told_once_also_by_a_command_that_passes_the_signal_on() {
             false => "sh ./notes; echo done",
         };
         let (holder, offspring) = hold(&sandbox, &["--kill-after", "1000"], script);
-        take(&sandbox);
+        sandbox.take("job");
         assert_eq!(holder.wrapper.finish().code(), 120);
         assert!(offspring[0].is_gone());
         assert_eq!(told(&sandbox), "told\n", "{passes_on}");
@@ -198,7 +200,7 @@ fn what_a_command_waits_for_is_told_though_the_command_lives_on() {
     let script = "trap : TERM; sh ./notes & while kill -0 $!; do wait; done 2>&-; echo done";
     let (mut holder, offspring) = hold(&sandbox, &["--kill-after", "1000"], script);
     let _left = Left(offspring[0].pid);
-    take(&sandbox);
+    sandbox.take("job");
     assert_eq!(holder.wrapper.wait().code(), Some(120));
     assert_eq!(holder.wrapper.finish().stdout, "done\n");
     assert!(offspring[0].is_gone());
@@ -221,7 +223,7 @@ fn what_others_have_left_is_not_the_commands() {
     let mut next = || Identity::of(wrapper.line().trim().parse().expect("a process id"));
     let pids = [(); 4].map(|()| next());
     let service = Left(pids[0].pid);
-    take(&sandbox);
+    sandbox.take("job");
     until("the loss is being dealt with", || pids[1].is_gone());
     fs::write(sandbox.path().join("go"), "on\n").expect("its parent ends");
     // Not to the end of its output, which is the service's, too.
@@ -243,7 +245,7 @@ fn where_proc_is_of_another_namespace_nobody_is_signalled_but_the_command() {
         skip("PID namespaces take CAP_SYS_ADMIN");
         return;
     }
-    take(&sandbox);
+    sandbox.take("job");
     let outcome = wrapper.finish();
     assert_eq!(outcome.code(), 120, "{outcome:?}");
     assert!(
@@ -265,9 +267,7 @@ fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
         )
         .expect("a file");
         let script = format!("{stranger} exec \"$0\" run job -- sh ./job");
-        let mut command = sandbox.command("sh");
-        command.args(["-c", &script, CASLOCK]);
-        let mut wrapper = sandbox.start(command);
+        let mut wrapper = become_wrapper(&sandbox, &script);
         let pid = (!stranger.is_empty()).then(|| wrapper.line().parse().expect("a process id"));
         assert_eq!(wrapper.line(), "up");
         if let Some(pid) = pid {
@@ -277,7 +277,7 @@ fn an_orphan_that_a_command_leaves_at_its_end_is_ended_with_it() {
                 Stat::read(pid).is_some_and(|stat| stat.state == 'Z')
             });
         }
-        take(&sandbox);
+        sandbox.take("job");
         let orphan = Left(wrapper.line().parse().expect("a process id"));
         assert_eq!(wrapper.wait().code(), Some(120));
         assert!(Stat::read(orphan.0).is_none_or(|stat| stat.is_ending()));
@@ -293,7 +293,7 @@ fn orphans_that_end_are_reaped_while_the_command_takes_its_time() {
         sh -c 'sleep 0.1 & echo $!'; until [ -e done ]; do sleep 0.01; done";
     let mut holder = sandbox.hold_with(&["--kill-after", "1000"], "job", script);
     assert_eq!(holder.wrapper.line(), "up");
-    take(&sandbox);
+    sandbox.take("job");
     let orphan = holder.wrapper.line().parse().expect("a process id");
     until("it is reaped", || Stat::read(orphan).is_none());
     fs::write(sandbox.path().join("done"), "").expect("a file");
@@ -310,12 +310,10 @@ fn what_a_command_has_started_last_is_killed_with_it() {
         "sleep 1000 & echo $!; exec \"$0\" run --kill-after 4 job -- sh -c \"
         {on_loss}; echo up; while :; do sleep 0.05; done\""
     );
-    let mut command = sandbox.command("sh");
-    command.args(["-c", &script, CASLOCK]);
-    let mut wrapper = sandbox.start(command);
+    let mut wrapper = become_wrapper(&sandbox, &script);
     let _stranger = Left(wrapper.line().parse().expect("a process id"));
     assert_eq!(wrapper.line(), "up");
-    take(&sandbox);
+    sandbox.take("job");
     let last = Left(wrapper.line().parse().expect("a process id"));
     assert_eq!(wrapper.wait().code(), Some(120));
     assert!(Stat::read(last.0).is_none_or(|stat| stat.is_ending()));
@@ -326,7 +324,7 @@ fn who_is_left_of_it_is_killed_when_the_command_itself_has_long_ended() {
     let sandbox = Sandbox::new();
     let script = stubborn(&sandbox);
     let (holder, offspring) = hold(&sandbox, &["--kill-after", "0.2"], &script);
-    take(&sandbox);
+    sandbox.take("job");
     let outcome = holder.wrapper.finish();
     assert_eq!(outcome.code(), 120, "{outcome:?}");
     assert!(outcome.stderr.contains("SIGKILL"), "{outcome:?}");
@@ -338,7 +336,7 @@ fn a_signal_to_the_wrapper_hastens_the_end_of_who_is_left() {
     let sandbox = Sandbox::new();
     let script = stubborn(&sandbox);
     let (mut holder, offspring) = hold(&sandbox, &["--kill-after", "1000"], &script);
-    take(&sandbox);
+    sandbox.take("job");
     until("the script itself has ended", || holder.command.is_gone());
     assert!(!offspring.iter().any(Identity::is_gone));
     assert!(holder.wrapper.is_running());
@@ -358,11 +356,9 @@ fn a_signal_that_the_wrapper_was_started_to_ignore_hastens_nothing() {
     )
     .expect("a file");
     let script = "trap '' HUP; exec \"$0\" run --kill-after 1000 job -- sh ./job";
-    let mut command = sandbox.command("sh");
-    command.args(["-c", script, CASLOCK]);
-    let mut holder = Running::of(sandbox.start(command));
+    let mut holder = Running::of(become_wrapper(&sandbox, script));
     assert_eq!(holder.wrapper.line(), "set");
-    take(&sandbox);
+    sandbox.take("job");
     until("the script itself has ended", || holder.command.is_gone());
     holder.wrapper.send(Signal::SIGHUP);
     let status = format!("/proc/{}/status", holder.wrapper.pid());
@@ -399,7 +395,7 @@ fn one_that_may_not_be_signalled_is_told_of_as_that() {
     let mut wrapper = sandbox.start(command);
     let left = Left(wrapper.line().parse().expect("a process id"));
     let identity = Identity::of(left.0);
-    take(&sandbox);
+    sandbox.take("job");
     assert_eq!(wrapper.wait().code(), Some(120));
     assert!(!identity.is_gone());
     drop(left);
@@ -422,7 +418,7 @@ fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
     for (options, code) in [(&[][..], 0), (&["--on-lost", "none"], 120)] {
         let (mut holder, offspring) = hold(&sandbox, options, script);
         if code == 120 {
-            take(&sandbox);
+            sandbox.take("job");
         }
         fs::write(sandbox.path().join("wait_for_this"), "on\n").expect("written");
         assert_eq!(holder.wrapper.wait().code(), Some(code));

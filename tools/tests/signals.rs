@@ -49,8 +49,7 @@ fn what_comes_of_the_wrappers_own_writing_is_not_passed_on() {
         command.args(["sh", "-c", script]).stderr(stderr);
         let mut wrapper = sandbox.start(command);
         assert_eq!(wrapper.next_line().as_deref(), Some("ready"));
-        let token = sandbox.token("job").to_string();
-        sandbox.ok(&["force-release", "job", "--token", &token, "--even-if-alive"]);
+        sandbox.take("job");
         assert_eq!(wrapper.next_line().as_deref(), Some("ran"));
         assert_eq!(wrapper.wait().code(), Some(120));
     }
@@ -231,13 +230,12 @@ fn a_command_stopped_from_outside_does_not_stop_the_heartbeat() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--lease", "1", "test.table"]);
     let mut holder = sandbox.hold("job");
-    let pid = nix::unistd::Pid::from_raw(holder.command.pid as i32);
-    nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a signal is sent");
+    holder.command.send(Signal::SIGSTOP);
     until("it is stopped", || holder.command.is_stopped());
     // Two leases of waiting in vain.
     let other = sandbox.run(&["run", "-w", "2", "job", "--", "true"]);
     assert_eq!(other.code(), 124, "{other:?}");
-    nix::sys::signal::kill(pid, Signal::SIGCONT).expect("a signal is sent");
+    holder.command.send(Signal::SIGCONT);
     holder.wrapper.send(Signal::SIGTERM);
     assert_eq!(holder.wrapper.wait().code(), Some(128 + 15));
 }
@@ -311,14 +309,13 @@ fn a_command_that_is_killed_just_as_it_stops_is_not_waited_for_in_vain() {
     // So short that the keeper is there from the start, and nothing else ends the wait.
     sandbox.ok(&["create", "--lease", "1", "test.table"]);
     let mut holder = sandbox.hold("job");
-    let pid = nix::unistd::Pid::from_raw(holder.command.pid as i32);
     let Some(wrapper) = Traced::seize(holder.wrapper.pid()) else {
         skip("ptrace(2) is not allowed");
         return;
     };
-    nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a signal is sent");
-    wrapper.run_until_answer(pid.as_raw().into()); // of waitpid(2)
-    nix::sys::signal::kill(pid, Signal::SIGKILL).expect("a signal is sent");
+    holder.command.send(Signal::SIGSTOP);
+    wrapper.run_until_answer(holder.command.pid.into()); // of waitpid(2)
+    holder.command.send(Signal::SIGKILL);
     until("the command has ended", || holder.command.has_ended());
     drop(wrapper);
     assert_eq!(holder.wrapper.wait().code(), Some(128 + 9));
@@ -372,8 +369,7 @@ fn a_waiter_that_is_the_first_process_of_a_container_is_ended_by_signals_too() {
         until("it waits", || sandbox.slot("job")["waiters"] == 1);
         let children = format!("/proc/{0}/task/{0}/children", outside.pid());
         let first = std::fs::read_to_string(children).expect("its child");
-        let first = first.trim().parse().expect("one process id");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), signal).expect("it is sent");
+        common::Identity::of(first.trim().parse().expect("one process id")).send(signal);
         let outcome = outside.finish();
         assert_eq!(outcome.code(), 128 + signal as i32, "{outcome:?}");
         assert_eq!(outcome.stdout, "");
@@ -392,6 +388,33 @@ fn the_first_process_of_a_container_reaps_orphans_while_its_command_runs() {
     };
     let outcome = sandbox.start(command).finish();
     assert_eq!((outcome.code(), &*outcome.stdout), (7, "reaped\n"));
+}
+
+/// And when it has ended, and what it has started is being seen to its end.
+#[test]
+fn the_first_process_of_a_container_reaps_the_orphans_of_what_is_left_too() {
+    let sandbox = Sandbox::new();
+    let script = "(trap '' TERM; while kill -0 $$; do sleep 0.05; done 2>&-
+        orphan=$(sh -c 'sleep 0.1 >&2 & echo $!')
+        while [ -e /proc/$orphan ]; do sleep 0.05; done; echo reaped) & echo up; wait";
+    let args = [
+        "run",
+        "--kill-after",
+        "1000",
+        "job",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let Some(command) = as_first_process(&sandbox, &args) else {
+        return;
+    };
+    let mut wrapper = sandbox.start(command);
+    assert_eq!(wrapper.line(), "up");
+    sandbox.take("job");
+    let outcome = wrapper.finish();
+    assert_eq!((outcome.code(), &*outcome.stdout), (120, "reaped\n"));
 }
 
 #[test]

@@ -155,6 +155,12 @@ impl Sandbox {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// Takes the lock from its holder, which lives.
+    pub fn take(&self, name: &str) {
+        let token = self.token(name).to_string();
+        self.ok(&["force-release", name, "--token", &token, "--even-if-alive"]);
+    }
+
     pub fn start(&self, mut command: Command) -> Process {
         let mut child = command.spawn().expect("the program starts");
         self.pids
@@ -229,7 +235,7 @@ impl Process {
     }
 
     pub fn send(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("a signal is sent");
+        send(self.pid(), signal);
     }
 
     /// Sends any signal by number; the standard wrappers know no real-time signals.
@@ -336,6 +342,10 @@ pub struct Identity {
     started: u64,
 }
 
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid as i32), signal).expect("a signal is sent");
+}
+
 impl Identity {
     pub fn of(pid: u32) -> Self {
         let stat = Stat::read(pid).expect("a process that runs");
@@ -358,6 +368,10 @@ impl Identity {
     pub fn has_ended(&self) -> bool {
         self.stat()
             .is_none_or(|stat| matches!(stat.state, 'Z' | 'X'))
+    }
+
+    pub fn send(&self, signal: Signal) {
+        send(self.pid, signal);
     }
 
     pub fn is_stopped(&self) -> bool {
