@@ -204,9 +204,12 @@ impl Options {
     }
 
     fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
-        // A reset is followed by another look, at what may be another file by then.
-        for _ in 0..8 {
-            // Held from before the file is opened: see `Session::attach`.
+        /// How long to wait for another process that resets: the work takes milliseconds.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let begun = Instant::now();
+        loop {
+            // Held from before the file is opened: see `Session::attach`. Through a reset, too:
+            // a child that was forked meanwhile would keep the byte of one that is killed.
             let hold = fork::hold_forks();
             let file = TableFile::open(path, Access::ReadWrite)?;
             self.check_policy(&file)?;
@@ -218,12 +221,21 @@ impl Options {
                 let session = Session::attach(hold, file, self.share_witness, self.attended)?;
                 return Ok(LockTable { session });
             }
+            let reset = reset_after_reboot(&file, boot)?;
+            let path = file.path().to_path_buf();
+            drop(file);
             drop(hold);
-            reset_after_reboot(&file, boot)?;
+            // Whatever came of it is followed by another look, at what may be another file.
+            match reset {
+                // Told once the table is free again: a subscriber may want a lock of it.
+                Reset::Done => tracing::info!(table = %path.display(), "reset after a reboot"),
+                Reset::ByAnother => {}
+                Reset::Underway => thread::sleep(Duration::from_millis(1)),
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(OpenError::ResetBlocked { path });
+            }
         }
-        Err(OpenError::Unstable {
-            path: path.to_path_buf(),
-        })
     }
 
     fn check_policy(&self, file: &TableFile) -> Result<(), OpenError> {
@@ -239,39 +251,38 @@ impl Options {
     }
 }
 
+/// What became of a table of an earlier boot.
+enum Reset {
+    /// It was reset.
+    Done,
+    /// Another process had reset it.
+    ByAnother,
+    /// Another process is at it.
+    Underway,
+}
+
 /// Resets a table of an earlier boot, once, whoever comes first.
-fn reset_after_reboot(file: &TableFile, boot: [u8; 16]) -> Result<(), OpenError> {
-    /// How long to wait for another process that resets: the work takes milliseconds.
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let path = || file.path().to_path_buf();
+fn reset_after_reboot(file: &TableFile, boot: [u8; 16]) -> Result<Reset, OpenError> {
     let io = |doing| io_error(file.path(), doing);
     let gate = new_gate(file.path())?;
     let mapping = file.map(&gate)?;
-    let begun = Instant::now();
-    while !byte_lock::try_lock(file.as_fd(), byte_lock::RESET_BYTE)
+    if !byte_lock::try_lock(file.as_fd(), byte_lock::RESET_BYTE)
         .map_err(io("locking the table for its reset"))?
     {
-        if begun.elapsed() > PATIENCE {
-            return Err(OpenError::ResetBlocked { path: path() });
-        }
-        thread::sleep(Duration::from_millis(1));
+        return Ok(Reset::Underway);
     }
     let outcome = reset_locked(file, &mapping, boot);
-    // Not left to the closing: a child forked meanwhile may have inherited the description.
+    // Not left to the closing: a child that was spawned meanwhile, which no hold keeps from
+    // it, has the description until it execs.
     byte_lock::unlock(file.as_fd(), byte_lock::RESET_BYTE)
         .map_err(io("unlocking the table after its reset"))?;
-    // Told once the table is free again: a subscriber may want a lock of it.
-    if outcome? {
-        tracing::info!(table = %file.path().display(), "reset after a reboot");
-    }
-    Ok(())
+    outcome
 }
 
-/// Resets the table, unless another process has done so meanwhile: then false.
-fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<bool, OpenError> {
+fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<Reset, OpenError> {
     let header = mapping.header();
     if header.boot_id() == boot {
-        return Ok(false);
+        return Ok(Reset::ByAnother);
     }
     let sessions = mapping.sessions();
     let bytes = sessions.len() as u64;
@@ -287,7 +298,7 @@ fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<b
     });
     sessions.iter().for_each(SessionRecord::close);
     header.set_boot_id(boot);
-    Ok(true)
+    Ok(Reset::Done)
 }
 
 /// An open lock table: this process's one session in it, shared by all clones.
@@ -442,5 +453,59 @@ impl LockTable {
     #[must_use]
     pub fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.session.witness()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Child, SharedPage, Watchdog, until};
+    use crate::sync::Ordering;
+    use std::mem;
+
+    /// Makes the table one of an earlier boot.
+    fn outdate(path: &Path) {
+        let file = TableFile::open(path, Access::ReadWrite).unwrap();
+        let mapping = file.map(&new_gate(path).unwrap()).unwrap();
+        mapping.header().set_boot_id([1; 16]);
+    }
+
+    #[test]
+    fn a_reset_that_is_killed_beside_forks_blocks_nobody() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        // So large that a reset takes some milliseconds.
+        Options::default().slots(1 << 16).create(&path).unwrap();
+        for round in 0..16 {
+            let page = SharedPage::new();
+            let resetter = Child::fork(|| {
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        loop {
+                            let child = Child::fork(|| {
+                                Child::outlive_parent();
+                                until(|| page.word(0).load(Ordering::Acquire) != 0);
+                            });
+                            mem::forget(child);
+                            thread::sleep(Duration::from_micros(300));
+                        }
+                    });
+                    loop {
+                        outdate(&path);
+                        drop(LockTable::open(&path).unwrap());
+                        page.word(1).fetch_add(1, Ordering::AcqRel);
+                    }
+                });
+            });
+            until(|| page.word(1).load(Ordering::Acquire) > 2);
+            thread::sleep(Duration::from_micros(700 * round));
+            resetter.kill_and_reap();
+            outdate(&path);
+            let opened = LockTable::open(&path);
+            // First of all, for the children outlive a test that fails.
+            page.word(0).store(1, Ordering::Release);
+            opened.unwrap();
+        }
     }
 }
