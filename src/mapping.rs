@@ -86,6 +86,25 @@ impl TableFile {
         }
     }
 
+    /// Refuses a filesystem that no table may be on, before anything of it is opened.
+    ///
+    /// For who holds forks off from the opening on: a server that does not answer makes its
+    /// client wait here, where no fork of this process waits with it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Filesystem`]; what else is wrong is left to be found by [`Self::open`].
+    pub(crate) fn look(path: &Path) -> Result<(), OpenError> {
+        let path = absolute(path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) if Status::of(&file).is_ok_and(|status| irregular(status.kind).is_none()) => {
+                check_filesystem(&path, file.as_fd())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the table at `path`, if everything about it is as it should be.
     ///
     /// # Errors
@@ -718,9 +737,10 @@ mod tests {
     use super::*;
     use crate::os::byte_lock::{self, Probe};
     use crate::os::fork::hold_forks;
-    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, skip, tmpfs};
+    use crate::os::process;
+    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, skip, tmpfs, until};
     use crate::sync::Ordering;
-    use crate::table::Reclaim;
+    use crate::table::{LockTable, Reclaim};
     use std::ffi::CString;
     use std::fs::{self, File};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -1069,6 +1089,57 @@ mod tests {
             assert!(names_in(Path::new(&merged)).is_empty());
             TableFile::create(&Path::new(&upper).join("t"), &geometry(), 0o600).unwrap();
             assert!(matches!(open(&path), Err(OpenError::Filesystem { .. })));
+        })
+        .join();
+    }
+
+    /// A filesystem whose server answers nothing, until what is returned is closed.
+    fn mount_silence(at: &Path) -> Option<File> {
+        let mut both_ways = File::options();
+        let server = both_ways.read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            server.as_raw_fd()
+        );
+        let options = CString::new(options).unwrap();
+        let at = CString::new(at.as_os_str().as_bytes()).unwrap();
+        let kind = c"fuse".as_ptr();
+        // SAFETY:
+        // - live C strings; for a child with mounts of its own.
+        let mounted =
+            unsafe { libc::mount(kind, at.as_ptr(), kind, 0, options.as_ptr().cast()) == 0 };
+        mounted.then_some(server)
+    }
+
+    #[test]
+    fn while_a_server_does_not_answer_others_of_the_process_fork() {
+        let _watchdog = Watchdog::start();
+        if !Privilege::Mount.is_there() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let page = SharedPage::new();
+        Child::fork(|| {
+            tmpfs(dir.path(), c"size=1m");
+            let Some(server) = mount_silence(dir.path()) else {
+                return skip(format_args!("no FUSE filesystem may be mounted"));
+            };
+            let path = dir.path().join("t");
+            thread::scope(|scope| {
+                let opener = scope.spawn(|| {
+                    page.word(0).store(process::tid(), Ordering::Release);
+                    LockTable::open(&path).unwrap_err()
+                });
+                until(|| {
+                    let opener = page.word(0).load(Ordering::Acquire);
+                    let stat = fs::read_to_string(format!("/proc/self/task/{opener}/stat"));
+                    stat.is_ok_and(|stat| stat.contains(") D "))
+                });
+                Child::fork(|| {}).join();
+                drop(server);
+                let refused = opener.join().unwrap();
+                assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
+            });
         })
         .join();
     }

@@ -206,6 +206,7 @@ impl Options {
     fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
         /// How long to wait for another process that resets: the work takes milliseconds.
         const PATIENCE: Duration = Duration::from_secs(10);
+        TableFile::look(path)?;
         let begun = Instant::now();
         loop {
             // Held from before the file is opened: see `Session::attach`. Through a reset, too:
