@@ -208,7 +208,8 @@ pub(crate) struct Run {
     /// Exit code for giving up, in place of 75 and 124
     #[arg(short = 'E', long, value_name = "CODE", allow_negative_numbers = true)]
     pub(crate) conflict_exit_code: Option<u8>,
-    /// A line for others to see in `caslock ls` while the command runs
+    /// A line for others to see in `caslock ls` while the command runs; else they see the
+    /// program's name
     #[arg(long, value_name = "TEXT", value_parser = note)]
     pub(crate) note: Option<String>,
     /// What happens to the command when the lock is lost while it runs

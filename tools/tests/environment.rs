@@ -4,10 +4,12 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use common::{CASLOCK, Sandbox, skip, until};
 
@@ -205,6 +207,25 @@ fn the_note_is_there_for_others_while_the_command_runs() {
         sandbox.slot("job")["state"] == "free"
     });
     assert!(sandbox.slot("job")["note"].is_null());
+}
+
+#[test]
+fn without_a_note_others_see_the_programs_name() {
+    let sandbox = Sandbox::new();
+    // As long as a file's name may be, and cut in the middle of a character.
+    let long = format!("x{}", "\u{e9}".repeat(127));
+    let program = sandbox.path().join(&long);
+    symlink("/bin/sh", &program).expect("a link");
+    let program = program.to_str().expect("UTF-8");
+    let look = format!("{CASLOCK} show --json job");
+    let note = |options: &[&str], program| {
+        let job = ["job", "--", program, "-c", &look];
+        let seen = sandbox.ok(&[&["run"], options, &job].concat());
+        serde_json::from_str::<Value>(&seen).expect("JSON")["note"].clone()
+    };
+    assert_eq!(note(&[], "/bin/sh"), "sh");
+    assert_eq!(note(&[], program), long[..95]);
+    assert_eq!(note(&["--note", ""], "/bin/sh"), Value::Null);
 }
 
 /// A closed one would be the number of the next file to be opened, the table's included.

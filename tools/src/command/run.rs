@@ -1,5 +1,6 @@
 //! `caslock run`: holds a lock while a command runs.
 
+use std::borrow::Cow;
 use std::io;
 use std::iter;
 use std::os::fd::AsFd;
@@ -7,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use caslock::{
-    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NoteError, Previous, SlotState,
+    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NOTE_MAX, NoteError, Previous,
+    SlotState,
 };
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
@@ -163,7 +165,7 @@ fn hold(
     signals: &Signals,
     keeper: LateKeeper<'_>,
 ) -> anyhow::Result<ExitCode> {
-    match args.note.as_deref().map(|note| guard.set_note(note)) {
+    match note(args).map(|note| guard.set_note(&note)) {
         None | Some(Ok(())) => {}
         Some(Err(NoteError::Lost(_))) => return Ok(lost(guard)),
         Some(Err(error)) => return Err(error.into()),
@@ -215,6 +217,21 @@ fn hold(
         ));
     }
     Ok(ExitCode::Command(ended.code))
+}
+
+/// What others see beside the lock: what was asked for, or else the program's name. Not its
+/// arguments, which may be no business of theirs.
+fn note(args: &Run) -> Option<Cow<'_, str>> {
+    if let Some(note) = &args.note {
+        return (!note.is_empty()).then_some(note.into());
+    }
+    let program = Path::new(args.command.first()?);
+    let mut name = program.file_name()?.to_string_lossy();
+    if name.len() > NOTE_MAX {
+        let end = (0..=NOTE_MAX).rev().find(|&at| name.is_char_boundary(at))?;
+        name.to_mut().truncate(end);
+    }
+    Some(name)
 }
 
 /// Whether the path still leads to the open table.
