@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::os::certificate::Certificate;
+use crate::os::clock;
 use crate::session::Session;
 
 /// The calling thread in a keeper's place, for as long as a session needs no heartbeat.
@@ -64,9 +65,13 @@ impl<'a> Attendance<'a> {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started. The session is then attended as before.
+    /// When the thread cannot be started. The session is then attended as before, and has had
+    /// one heartbeat: who goes on trying, a few times per lease, keeps its locks.
     pub fn start_keeper(&mut self) -> io::Result<()> {
-        self.session.start_keeper()?;
+        let session = self.session;
+        session
+            .start_keeper()
+            .inspect_err(|_| session.beat(clock::now_ns()))?;
         self.certificate = None;
         Ok(())
     }

@@ -487,8 +487,7 @@ impl Shared {
             let now = clock::now_ns();
             let is_due = now >= due;
             if is_due {
-                record.beat(now / 1_000_000);
-                self.coarse_ms.swap(now / 1_000_000, Ordering::Relaxed);
+                self.beat(now);
                 due = now + period;
             }
             self.look_around(is_due);
@@ -498,6 +497,13 @@ impl Shared {
             certificate.withdraw();
         }
         self.leave();
+    }
+
+    /// One heartbeat, at `now_ns`.
+    pub(crate) fn beat(&self, now_ns: u64) {
+        let now_ms = now_ns / 1_000_000;
+        self.record().beat(now_ms);
+        self.coarse_ms.swap(now_ms, Ordering::Relaxed);
     }
 
     /// Closes the session's record: nobody beats any more. If a guard was forgotten, the

@@ -21,7 +21,7 @@ pub(crate) struct LateKeeper<'a> {
 }
 
 impl<'a> LateKeeper<'a> {
-    pub(crate) fn new(table: &'a LockTable) -> io::Result<Self> {
+    pub(crate) fn new(table: &'a LockTable) -> Self {
         let mut keeper = Self {
             attendance: table.attend(),
             due: Some(Instant::now() + GRACE),
@@ -32,9 +32,10 @@ impl<'a> LateKeeper<'a> {
             _ => false,
         };
         if !may_be_late {
-            keeper.start()?;
+            // It is tried again; so it is where else this is called.
+            let _ = keeper.start();
         }
-        Ok(keeper)
+        keeper
     }
 
     /// When it is to be started.
@@ -42,22 +43,22 @@ impl<'a> LateKeeper<'a> {
         self.due
     }
 
-    /// Starts it now, unless it has been.
+    /// Starts it now, unless it has been. Where no thread is to be had, it is due again and
+    /// again: each attempt is a heartbeat, so the session does without for as long as they go on.
     pub(crate) fn start(&mut self) -> io::Result<()> {
-        if self.due.is_some() {
-            self.attendance.start_keeper()?;
-            self.due = None;
-        }
-        Ok(())
-    }
-
-    /// Starts it if it is due. On a machine out of threads that is tried again and again.
-    pub(crate) fn start_if_due(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        if self.due.is_none_or(|due| now < due) {
+        if self.due.is_none() {
             return Ok(());
         }
-        self.due = Some(now + GRACE);
-        self.start()
+        let started = self.attendance.start_keeper();
+        self.due = started.is_err().then(|| Instant::now() + GRACE);
+        started
+    }
+
+    /// Starts it if it is due.
+    pub(crate) fn start_if_due(&mut self) -> io::Result<()> {
+        match self.due {
+            Some(due) if due <= Instant::now() => self.start(),
+            _ => Ok(()),
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::Signal;
 
-use common::{Running, Sandbox, until};
+use common::{Process, Running, Sandbox, until};
 
 fn threads_of(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
@@ -108,14 +108,43 @@ fn refuse_threads() -> io::Result<()> {
     }
 }
 
+/// `caslock run ARGS`, where no thread can be had.
+fn start_alone(sandbox: &Sandbox, args: &[&str]) -> Process {
+    let mut command = sandbox.caslock(&[&["run"], args].concat());
+    // SAFETY: makes two system calls between fork and exec, and nothing else.
+    unsafe { command.pre_exec(refuse_threads) };
+    sandbox.start(command)
+}
+
+/// It is not silent for a lease then, as holder or after it has waited.
+#[test]
+fn where_no_keeper_can_be_had_a_job_that_outlasts_the_lease_keeps_its_lock() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--lease", "1", "test.table"]);
+    let job = ["job", "--", "sh", "-c", "sleep 3; echo $CASLOCK_PREVIOUS"];
+    let jobs = [0, 1].map(|_| start_alone(&sandbox, &job));
+    until("one waits for the other", || {
+        sandbox.slot("job")["waiters"] == 1
+    });
+    let last =
+        sandbox.start(sandbox.caslock(&["run", "job", "--", "printenv", "CASLOCK_PREVIOUS"]));
+    for job in &jobs {
+        assert_eq!(threads_of(job.pid()), 1);
+    }
+    for outcome in jobs.into_iter().chain([last]).map(Process::finish) {
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+        assert!(
+            outcome.stdout.contains("released") || outcome.stdout.contains("none"),
+            "{outcome:?}"
+        );
+    }
+}
+
 #[test]
 fn where_no_keeper_can_be_had_a_loss_is_noticed_all_the_same() {
     let sandbox = Sandbox::new();
-    let script = "echo $$; exec sleep 1000";
-    let mut command = sandbox.caslock(&["run", "job", "--", "sh", "-c", script]);
-    // SAFETY: makes two system calls between fork and exec, and nothing else.
-    unsafe { command.pre_exec(refuse_threads) };
-    let holder = Running::of(sandbox.start(command));
+    let job = ["job", "--", "sh", "-c", "echo $$; exec sleep 1000"];
+    let holder = Running::of(start_alone(&sandbox, &job));
     let token = sandbox.token("job").to_string();
     // Time for a keeper, and for some attempts at it.
     std::thread::sleep(std::time::Duration::from_millis(200));

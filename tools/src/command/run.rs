@@ -37,7 +37,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
         .attended(true)
         .open(&path)
         .map_err(|error| cannot_create(&path, error))?;
-    let mut keeper = LateKeeper::new(&table)?;
+    let mut keeper = LateKeeper::new(&table);
     let lock = signals
         .let_through(|| table.lock(&args.name))?
         .map_err(|error| name_table(&path, error))?;
@@ -83,7 +83,7 @@ fn acquire<'a>(
         Err(AcquireError::Busy { .. }) if !args.nonblock => {}
         outcome => return Ok(outcome),
     }
-    keeper.start()?;
+    let _ = keeper.start();
     signals.let_through(|| {
         // Too far away for the clock to count is as good as never.
         let deadline = args.wait.and_then(|wait| start.checked_add(wait));
