@@ -3,12 +3,15 @@
 use std::borrow::Cow;
 use std::env;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
@@ -19,26 +22,47 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     write_line(&printable(&message.to_string()));
 }
 
-/// The same where nothing may be waited for: on a pipe that is full, a line is dropped. (On a
-/// terminal that nobody reads it may have to wait all the same: one with little room is not full.)
+/// The same where nothing may be waited for: on a pipe that is full, a line is dropped, and on a
+/// terminal with too little room it is cut short.
 pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
     /// A pipe with any room at all has room for 4096 bytes, and a character has four at most.
     const MOST_CHARACTERS: usize = 1000;
+    let whole = message.to_string();
+    let line: String = printable(&whole).chars().take(MOST_CHARACTERS).collect();
     let stderr = io::stderr();
+    if stderr.is_terminal()
+        && let Ok(mut terminal) = reopen_without_waiting("/proc/self/fd/2")
+    {
+        let _ = terminal.write_all(in_full(&line).as_bytes());
+        return;
+    }
     let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let has_room = poll(&mut asked, PollTimeout::ZERO).is_ok()
         && (asked[0].revents()).is_some_and(|found| found.contains(PollFlags::POLLOUT));
     if has_room {
-        let whole = message.to_string();
-        let line: String = printable(&whole).chars().take(MOST_CHARACTERS).collect();
         write_line(&line);
     }
+}
+
+/// A terminal through a description of its own: a standard stream's is shared, and whoever else
+/// writes through it would not wait, either.
+fn reopen_without_waiting(terminal: &str) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = File::options();
+    options
+        .write(true)
+        .custom_flags(flags.bits())
+        .open(terminal)
 }
 
 fn write_line(message: &str) {
     // A line is written whole, so that those of several wrappers do not mix; where nobody
     // listens there is nobody to tell.
-    let _ = io::stderr().write_all(format!("caslock: {message}\n").as_bytes());
+    let _ = io::stderr().write_all(in_full(message).as_bytes());
+}
+
+fn in_full(message: &str) -> String {
+    format!("caslock: {message}\n")
 }
 
 /// An error and its causes, without those that it has named itself.

@@ -4,14 +4,16 @@ mod common;
 
 use std::env;
 use std::fs;
-use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::io::pipe;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, gettid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, gettid, write};
 
 use common::{CASLOCK, Identity, Process, Running, Sandbox, Stat, skip, until};
 
@@ -63,40 +65,67 @@ fn what_a_script_has_started_is_told_of_the_loss_with_it() {
     }
 }
 
-/// A pipe in which there is no room, and the end that would have to be read first.
-fn full_pipe() -> (PipeReader, PipeWriter) {
-    let (reader, mut writer) = pipe().expect("a pipe");
-    let set = |writer: &PipeWriter, flags| {
-        fcntl(writer, FcntlArg::F_SETFL(flags)).expect("its flags");
+/// Something in which there is no room, and the end that would have to be read first.
+type Full = (OwnedFd, OwnedFd);
+
+/// Writes as long as there is room, `bytes` at most and `step` at a time; says how much it was.
+fn fill(writer: &OwnedFd, step: usize, bytes: usize) -> usize {
+    let set = |flags| fcntl(writer, FcntlArg::F_SETFL(flags)).expect("its flags");
+    set(OFlag::O_NONBLOCK);
+    let mut written = 0;
+    while written < bytes
+        && let Ok(len) = write(writer, &vec![b'.'; step])
+    {
+        written += len;
+    }
+    set(OFlag::empty());
+    written
+}
+
+fn full_pipe() -> Full {
+    let (reader, writer) = pipe().expect("a pipe");
+    let writer = writer.into();
+    fill(&writer, 4096, usize::MAX);
+    (reader.into(), writer)
+}
+
+/// A terminal with some room, but not enough for a long line.
+fn full_terminal() -> Full {
+    let open = || {
+        let pty = openpty(None, None).expect("a pseudo-terminal");
+        (pty.master, pty.slave)
     };
-    set(&writer, OFlag::O_NONBLOCK);
-    while writer.write(&[b'.'; 4096]).is_ok() {}
-    set(&writer, OFlag::empty());
-    (reader, writer)
+    let room = fill(&open().1, 1, usize::MAX);
+    let (master, terminal) = open();
+    fill(&terminal, 1, room - 5);
+    (master, terminal)
 }
 
 /// What was said of the loss came before what was done about it, and waited for its reader:
 /// the command ran on beside the next holder's.
 #[test]
 fn a_loss_is_acted_on_where_nobody_reads_of_it() {
-    for (options, is_stubborn) in [
-        (&["--on-lost", "kill"][..], false),
-        (&["--kill-after", "1000"], false),
-        (&["--kill-after", "0.2"], true),
-    ] {
-        let sandbox = Sandbox::new();
-        let (_reader, writer) = full_pipe();
-        let script = match is_stubborn {
-            true => format!("trap '' TERM; echo $$; {}; wait", stubborn(&sandbox)),
-            false => "echo $$; exec sleep 1000".to_owned(),
-        };
-        let run = [&["run"][..], options, &["job", "--", "sh", "-c", &script]].concat();
-        let mut command = sandbox.caslock(&run);
-        command.stderr(writer);
-        let mut holder = Running::of(sandbox.start(command));
-        sandbox.take("job");
-        assert_eq!(holder.wrapper.wait().code(), Some(120), "{options:?}");
-        assert!(holder.command.is_gone());
+    let job = "j".repeat(255);
+    for full in [full_pipe, full_terminal] {
+        for (options, is_stubborn) in [
+            (&["--on-lost", "kill"][..], false),
+            (&["--kill-after", "1000"], false),
+            (&["--kill-after", "0.2"], true),
+        ] {
+            let sandbox = Sandbox::new();
+            let (_reader, writer) = full();
+            let script = match is_stubborn {
+                true => format!("trap '' TERM; echo $$; {}; wait", stubborn(&sandbox)),
+                false => "echo $$; exec sleep 1000".to_owned(),
+            };
+            let run = [&["run"][..], options, &[&job, "--", "sh", "-c", &script]].concat();
+            let mut command = sandbox.caslock(&run);
+            command.stderr(writer);
+            let mut holder = Running::of(sandbox.start(command));
+            sandbox.take(&job);
+            assert_eq!(holder.wrapper.wait().code(), Some(120), "{options:?}");
+            assert!(holder.command.is_gone());
+        }
     }
 }
 
