@@ -252,6 +252,10 @@ pub enum Previous {
     Released,
     /// The predecessor died holding it, or dropped its guard while panicking
     /// ([`Departed::panicked`]).
+    ///
+    /// No thread of a dead one runs any more. What it has left to the kernel to write later
+    /// (`io_submit(2)`, `io_uring(7)`, directly to a device) may still arrive, and so may what
+    /// processes do that it has started.
     Died(Departed),
     /// The predecessor sent no heartbeat for a whole lease and was evicted. It may still run.
     Expired(Departed),
