@@ -193,8 +193,12 @@ struct Granted<'a> {
 }
 
 impl Lock {
-    pub(crate) fn resolve(session: &Arc<Session>, name: &str) -> Result<Self, LockError> {
-        let place = find_or_create(session, name, Patience::Endless)?;
+    pub(crate) fn resolve(
+        session: &Arc<Session>,
+        name: &str,
+        patience: Patience,
+    ) -> Result<Self, LockError> {
+        let place = find_or_create(session, name, patience)?;
         Ok(Self {
             session: Arc::clone(session),
             place: AtomicU64::new(pack(place)),
@@ -678,6 +682,30 @@ mod tests {
         assert_eq!(until_ms(Patience::Until(u64::MAX)), 10_007);
         assert_eq!(until_ms(Patience::Endless), 10_007);
         assert_eq!(until_ms(Patience::None), 27);
+    }
+
+    #[test]
+    fn who_does_not_wait_does_not_for_the_naming_lock_either() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let naming = Naming::lock(lock.session(), Patience::Endless);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Whoever waits any longer gets it.
+                std::thread::sleep(Duration::from_secs(3));
+                drop(naming);
+            });
+            for timeout in [Duration::ZERO, Duration::from_millis(1)] {
+                let refused = table.lock_within("new", Some(timeout)).unwrap_err();
+                assert!(
+                    matches!(refused, LockError::NamingStuck { .. }),
+                    "{refused}"
+                );
+            }
+            table.lock_within("new", None).unwrap();
+        });
     }
 
     #[test]

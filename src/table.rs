@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::attendance::Attendance;
+use crate::blocking::Patience;
 use crate::error::{ForceReleaseError, InspectError, LockError, OpenError, io_error};
 use crate::holder::FencingToken;
 use crate::inspect::{Forced, Snapshot};
@@ -357,12 +358,30 @@ impl LockTable {
     /// [`LockError`]: an impossible name, a full table, a process that has been stuck in
     /// creating a name for 10 s, a damaged naming lock, a replaced file, a fork.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, LockError> {
+        self.lock_within(name, None)
+    }
+
+    /// The same, but waits no longer than `timeout` for who is making a name, give or take some
+    /// slices of a processor's time.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub fn lock_within(
+        &self,
+        name: impl AsRef<str>,
+        timeout: Option<Duration>,
+    ) -> Result<Lock, LockError> {
         match self.session.closed() {
             Some(Closed::Forked(forked)) => return Err(forked.into()),
             Some(Closed::Replaced(replaced)) => return Err(replaced.into()),
             None => {}
         }
-        Lock::resolve(&self.session, name.as_ref())
+        let patience = match timeout {
+            None => Patience::Endless,
+            Some(Duration::ZERO) => Patience::None,
+            Some(timeout) => Patience::lasting(timeout),
+        };
+        Lock::resolve(&self.session, name.as_ref(), patience)
     }
 
     /// A snapshot of slots, holders, waiters and sessions.
