@@ -35,6 +35,9 @@ that is sent to caslock. If caslock is killed, even by SIGKILL, the command is k
 (a command that changes its user on exec, like sudo, is out of reach); what it has started
 in turn goes on, so that a script does best to exec the program that it ends in.
 
+Where all sessions of the table are in use, by holders and waiters, it waits for one as for
+the lock; with -n, or once -w is over, it exits with 125.
+
 The lock is released when the command ends, whichever way. It is lost when its holder is
 taken for hung (by a Ctrl-Z that lasts longer than the lease, for one), or when an operator
 forces it. Then what the command has started is ended with it, unless --on-lost none.
@@ -221,7 +224,8 @@ pub(crate) struct Run {
     /// What to do when the last holder did not release
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnAbandoned::Go)]
     pub(crate) on_abandoned: OnAbandoned,
-    /// The lock's name, 1 to 255 bytes of your choice
+    /// The lock's name, 1 to 255 bytes of UTF-8 of your choice
+    #[arg(value_parser = name)]
     pub(crate) name: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -398,6 +402,18 @@ fn octal(text: &str) -> Result<u32, String> {
         }
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("not an octal mode from 0 to 0777".to_owned()),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if (1..=caslock::NAME_MAX).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "a name has 1 to {} bytes, this one has {}",
+            caslock::NAME_MAX,
+            text.len()
+        ))
     }
 }
 

@@ -593,7 +593,7 @@ fn a_table_without_a_free_session_is_125() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--sessions", "1", "test.table"]);
     let _holder = sandbox.hold("job");
-    let outcome = sandbox.run(&["run", "other", "--", "true"]);
+    let outcome = sandbox.run(&["run", "-n", "other", "--", "true"]);
     assert_eq!(outcome.code(), 125, "{outcome:?}");
     let why = "the only session is in use";
     assert!(outcome.stderr.contains(why), "{outcome:?}");

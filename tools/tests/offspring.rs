@@ -4,18 +4,15 @@ mod common;
 
 use std::env;
 use std::fs;
-use std::io::pipe;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::thread;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, gettid, write};
+use nix::unistd::{ForkResult, Pid, fork, getpid, gettid};
 
-use common::{CASLOCK, Identity, Process, Running, Sandbox, Stat, skip, until};
+use common::{CASLOCK, Identity, Process, Running, Sandbox, Stat, full_pipe, full_terminal};
+use common::{skip, until};
 
 /// A script that starts others and says who they are: one that it waits for, and one whose
 /// parent has gone. Descriptor 1 stays theirs, so that what they leave unread does not matter.
@@ -63,42 +60,6 @@ fn what_a_script_has_started_is_told_of_the_loss_with_it() {
         assert!(!outcome.stdout.contains("done"), "{outcome:?}");
         assert!(offspring.iter().all(Identity::is_gone));
     }
-}
-
-/// Something in which there is no room, and the end that would have to be read first.
-type Full = (OwnedFd, OwnedFd);
-
-/// Writes as long as there is room, `bytes` at most and `step` at a time; says how much it was.
-fn fill(writer: &OwnedFd, step: usize, bytes: usize) -> usize {
-    let set = |flags| fcntl(writer, FcntlArg::F_SETFL(flags)).expect("its flags");
-    set(OFlag::O_NONBLOCK);
-    let mut written = 0;
-    while written < bytes
-        && let Ok(len) = write(writer, &vec![b'.'; step])
-    {
-        written += len;
-    }
-    set(OFlag::empty());
-    written
-}
-
-fn full_pipe() -> Full {
-    let (reader, writer) = pipe().expect("a pipe");
-    let writer = writer.into();
-    fill(&writer, 4096, usize::MAX);
-    (reader.into(), writer)
-}
-
-/// A terminal with some room, but not enough for a long line.
-fn full_terminal() -> Full {
-    let open = || {
-        let pty = openpty(None, None).expect("a pseudo-terminal");
-        (pty.master, pty.slave)
-    };
-    let room = fill(&open().1, 1, usize::MAX);
-    let (master, terminal) = open();
-    fill(&terminal, 1, room - 5);
-    (master, terminal)
 }
 
 /// What was said of the loss came before what was done about it, and waited for its reader:

@@ -4,7 +4,7 @@ mod common;
 
 use nix::sys::signal::Signal;
 
-use common::{CASLOCK, Sandbox, until};
+use common::{CASLOCK, Sandbox, full_pipe, full_terminal, until};
 
 #[test]
 fn a_free_lock_is_taken_without_a_word() {
@@ -74,4 +74,59 @@ fn a_waiter_gets_the_lock_when_it_is_released() {
     let outcome = waiter.finish();
     assert_eq!(outcome.code(), 0, "{outcome:?}");
     assert_eq!(outcome.stdout, "released\n");
+}
+
+/// The notice that a predecessor died was waited for with the lock held, before the command was
+/// started, and so was the one of a wait, with the deadline passed.
+#[test]
+fn a_notice_that_nobody_reads_holds_up_nothing() {
+    let name = "j".repeat(255);
+    for full in [full_pipe, full_terminal] {
+        let sandbox = Sandbox::new();
+        let holder = sandbox.hold(&name);
+        let deaf = |options: &[&str]| {
+            let (reader, writer) = full();
+            let run = [
+                &["run"],
+                options,
+                &[&name, "--", "printenv", "CASLOCK_PREVIOUS"],
+            ]
+            .concat();
+            let mut command = sandbox.caslock(&run);
+            command.stderr(writer);
+            (sandbox.start(command), reader)
+        };
+        let (waiter, _reader) = deaf(&[]);
+        until("it waits", || sandbox.slot(&name)["waiters"] == 1);
+        // Until it has said so.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        holder.wrapper.send(Signal::SIGKILL);
+        let outcome = waiter.finish();
+        assert_eq!(
+            (outcome.code(), &*outcome.stdout),
+            (0, "died\n"),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn where_all_sessions_are_in_use_one_is_waited_for_as_long_as_for_the_lock() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "2", "test.table"]);
+    let holders = ["a", "b"].map(|name| sandbox.hold(name));
+    for limit in [&["-n"][..], &["-w", "0.5"]] {
+        let outcome = sandbox.run(&[&["run"], limit, &["c", "--", "true"]].concat());
+        assert_eq!(outcome.code(), 125, "{outcome:?}");
+        assert!(outcome.stderr.contains("all 2 sessions"), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+    let waiter = sandbox.start(sandbox.caslock(&["run", "c", "--", "true"]));
+    // Until it has said that it waits.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    holders[0].wrapper.send(Signal::SIGTERM);
+    let outcome = waiter.finish();
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let told = outcome.stderr.starts_with("caslock: waiting: ");
+    assert!(told && outcome.stderr.lines().count() == 1, "{outcome:?}");
 }

@@ -5,11 +5,12 @@ use std::io;
 use std::iter;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use caslock::{
-    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NOTE_MAX, NoteError, Previous,
-    SlotState,
+    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NOTE_MAX, NoteError, OpenError,
+    Previous, SlotState,
 };
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
@@ -19,7 +20,7 @@ use super::cannot_create;
 use crate::cli::{OnAbandoned, Run};
 use crate::exit_code::ExitCode;
 use crate::late_keeper::LateKeeper;
-use crate::output::{argument, in_one_line, printable, say};
+use crate::output::{argument, in_one_line, printable, say, say_unless_full};
 use crate::program::Program;
 use crate::stat::{Stat, are_processes_shown};
 use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
@@ -32,14 +33,11 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
     let path = table_path::to_open(table)?;
     // Before the table is opened: a thread may be started from then on.
     let signals = Signals::block()?;
-    let table = LockTable::options()
-        .share_witness(true)
-        .attended(true)
-        .open(&path)
-        .map_err(|error| cannot_create(&path, error))?;
+    let limit = Limit::of(args);
+    let table = open(&path, limit, &signals)?;
     let mut keeper = LateKeeper::new(&table);
     let lock = signals
-        .let_through(|| table.lock(&args.name))?
+        .let_through(|| table.lock_within(&args.name, limit.left()))?
         .map_err(|error| name_table(&path, error))?;
     if args.on_abandoned == OnAbandoned::Fail
         && let Some(slot) = Inspector::open(&path)?.slot(&args.name)?
@@ -49,7 +47,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
         // the refusal before has told, as one does to that of another who waited beside it.
         return Ok(refuse(&path, args, slot.previous, slot.token));
     }
-    let guard = match acquire(&lock, args, &signals, &mut keeper)? {
+    let guard = match acquire(&lock, args, limit, &signals, &mut keeper)? {
         Ok(guard) => guard,
         Err(error) => return give_up(&path, args, error),
     };
@@ -57,13 +55,69 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
         if args.on_abandoned == OnAbandoned::Fail {
             return Ok(refuse_abandoned(&path, guard, args));
         }
-        say(format_args!(
+        say_unless_full(format_args!(
             "\"{}\": {}; what it left behind may be half done",
             printable(&args.name),
             guard.previous()
         ));
     }
     hold(&path, &table, guard, args, &signals, keeper)
+}
+
+/// How long the arguments allow to wait, be it for the lock or on the way to it.
+#[derive(Clone, Copy)]
+struct Limit {
+    begun: Instant,
+    /// From then on; none: for ever.
+    most: Option<Duration>,
+}
+
+impl Limit {
+    fn of(args: &Run) -> Self {
+        Self {
+            begun: Instant::now(),
+            most: if args.nonblock {
+                Some(Duration::ZERO)
+            } else {
+                args.wait
+            },
+        }
+    }
+
+    fn left(self) -> Option<Duration> {
+        self.most
+            .map(|most| most.saturating_sub(self.begun.elapsed()))
+    }
+
+    fn is_over(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+}
+
+/// Opens the table, waiting for a session of it where all are in use: mostly by others that
+/// wait there for a lock.
+fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTable> {
+    /// A look takes a pass over the sessions, and keeps others from theirs.
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+    let mut is_told = false;
+    loop {
+        let options = LockTable::options().share_witness(true).attended(true);
+        let error = match options.open(path) {
+            Ok(table) => return Ok(table),
+            Err(error) => error,
+        };
+        if !matches!(error, OpenError::SessionsFull { .. }) || limit.is_over() {
+            return Err(cannot_create(path, error));
+        }
+        if !is_told && limit.begun.elapsed() >= PATIENCE {
+            say_unless_full(format_args!("waiting: {error}"));
+            is_told = true;
+        }
+        let nap = limit
+            .left()
+            .map_or(BETWEEN_LOOKS, |left| left.min(BETWEEN_LOOKS));
+        signals.let_through(|| thread::sleep(nap))?;
+    }
 }
 
 /// Takes the lock, waiting for it as long as the arguments allow.
@@ -75,10 +129,10 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
 fn acquire<'a>(
     lock: &'a Lock,
     args: &Run,
+    limit: Limit,
     signals: &Signals,
     keeper: &mut LateKeeper<'_>,
 ) -> io::Result<Result<Guard<'a>, AcquireError>> {
-    let start = Instant::now();
     match lock.try_acquire() {
         Err(AcquireError::Busy { .. }) if !args.nonblock => {}
         outcome => return Ok(outcome),
@@ -86,8 +140,8 @@ fn acquire<'a>(
     let _ = keeper.start();
     signals.let_through(|| {
         // Too far away for the clock to count is as good as never.
-        let deadline = args.wait.and_then(|wait| start.checked_add(wait));
-        let patient_until = start + PATIENCE;
+        let deadline = limit.most.and_then(|most| limit.begun.checked_add(most));
+        let patient_until = limit.begun + PATIENCE;
         let first = match deadline {
             Some(deadline) if deadline <= patient_until => return lock.acquire_until(deadline),
             _ => lock.acquire_until(patient_until),
@@ -100,7 +154,7 @@ fn acquire<'a>(
                 true => ", which has started this: if it waits for this to end, neither ever will",
                 false => "",
             };
-        say(format_args!(
+        say_unless_full(format_args!(
             "waiting for \"{name}\", held by {holder}{itself}"
         ));
         match deadline {

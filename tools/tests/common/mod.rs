@@ -6,7 +6,8 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write, pipe};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -15,8 +16,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::openpty;
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::unistd::Pid;
+use nix::unistd::{self, Pid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -422,4 +425,40 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < HANG, "waited in vain until {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Something in which there is no room, and the end that would have to be read first.
+pub type Full = (OwnedFd, OwnedFd);
+
+/// Writes as long as there is room, `bytes` at most and `step` at a time; says how much it was.
+fn fill(writer: &OwnedFd, step: usize, bytes: usize) -> usize {
+    let set = |flags| fcntl(writer, FcntlArg::F_SETFL(flags)).expect("its flags");
+    set(OFlag::O_NONBLOCK);
+    let mut written = 0;
+    while written < bytes
+        && let Ok(len) = unistd::write(writer, &vec![b'.'; step])
+    {
+        written += len;
+    }
+    set(OFlag::empty());
+    written
+}
+
+pub fn full_pipe() -> Full {
+    let (reader, writer) = pipe().expect("a pipe");
+    let writer = writer.into();
+    fill(&writer, 4096, usize::MAX);
+    (reader.into(), writer)
+}
+
+/// A terminal with some room, but not enough for a long line.
+pub fn full_terminal() -> Full {
+    let open = || {
+        let pty = openpty(None, None).expect("a pseudo-terminal");
+        (pty.master, pty.slave)
+    };
+    let room = fill(&open().1, 1, usize::MAX);
+    let (master, terminal) = open();
+    fill(&terminal, 1, room - 5);
+    (master, terminal)
 }
