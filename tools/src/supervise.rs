@@ -2,7 +2,9 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -64,6 +66,12 @@ const END: &[i32] = &[libc::SIGTERM, libc::SIGCONT];
 /// For how long a command that goes on after its SIGTERM may end what it has started itself: one
 /// that passes the signal on (timeout(1), for one) would have it arrive twice.
 const HEAD_START: Duration = Duration::from_secs(1);
+
+/// Whether this process has a controlling terminal, as far as can be told.
+fn may_have_terminal() -> bool {
+    let opened = File::options().read(true).open("/dev/tty");
+    !opened.is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO))
+}
 
 /// How the keeper thread, which notices that a grant is lost, tells the loop.
 #[derive(Clone)]
@@ -201,6 +209,7 @@ pub(crate) fn supervise(
         keeper,
         lost: false,
         is_hurried: false,
+        was_told_to_stop: early.iter().any(is_to_stop),
         kill_at: None,
         tell_at: None,
         offspring: None,
@@ -223,6 +232,8 @@ struct Watch<'a> {
     /// Whether what is left is to be killed: it was to be from the start, its time is over, or
     /// somebody wanted this process to end, after the loss.
     is_hurried: bool,
+    /// Whether somebody wants it to stop, and the command with it.
+    was_told_to_stop: bool,
     /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
     /// When what the command has started is told to end, as the command was.
@@ -376,8 +387,10 @@ impl Watch<'_> {
         while let Some(info) = self.incoming.read_signal()? {
             // It may come too late for the command, which has ended and is not reaped yet.
             self.is_hurried |= self.lost && is_to_end(&info);
+            self.was_told_to_stop |= is_to_stop(&info);
             if info.ssi_signo as i32 == libc::SIGCONT {
                 continued = true;
+                self.was_told_to_stop = false;
                 if !self.guard.is_held() {
                     // Stopped for so long that it was lost: the command must not go on
                     // before it is told.
@@ -409,8 +422,9 @@ impl Watch<'_> {
     /// Stops this process by the signal that stopped the child, so that the shell sees the
     /// whole job stopped. Returns when somebody has continued it.
     ///
-    /// Only for job control. A child that was stopped by SIGSTOP alone may be continued
-    /// alone, too, and would then run while our heartbeat stands still.
+    /// Only where this process was told to stop, or for the job control of a terminal's shell. A
+    /// child that was stopped alone, or by SIGSTOP, may be continued alone, too, and would then
+    /// run while our heartbeat stands still.
     fn stop_like_the_child(&mut self, signal: i32) -> io::Result<()> {
         let signal = match signal {
             libc::SIGTSTP => Signal::SIGTSTP,
@@ -420,6 +434,9 @@ impl Watch<'_> {
         };
         if self.lost {
             return Ok(()); // It is to end, not to rest.
+        }
+        if !mem::take(&mut self.was_told_to_stop) && !may_have_terminal() {
+            return Ok(());
         }
         let mut only = SigSet::empty();
         only.add(signal);
@@ -509,6 +526,11 @@ fn is_own_writes(info: &siginfo) -> bool {
 fn is_to_end(info: &siginfo) -> bool {
     let signal = info.ssi_signo as i32;
     TO_END.contains(&signal) && !sys::is_ignored(signal)
+}
+
+/// Whether whoever sent this wants a process to rest.
+fn is_to_stop(info: &siginfo) -> bool {
+    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&(info.ssi_signo as i32))
 }
 
 /// The command could not be started.

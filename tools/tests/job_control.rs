@@ -27,12 +27,8 @@ impl Terminal {
 
     /// None, with the reason printed, where setsid(1) or bash is missing.
     fn start(sandbox: &Sandbox, program: &[&str]) -> Option<Self> {
-        for (program, flag) in [("setsid", "--version"), ("bash", "--version")] {
-            let found = sandbox.command(program).arg(flag).output();
-            if !found.is_ok_and(|output| output.status.success()) {
-                skip(format_args!("there is no {program} here"));
-                return None;
-            }
+        if !has_shells(sandbox) {
+            return None;
         }
         let pty = openpty(None, None).expect("a pseudo-terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("the terminal"));
@@ -75,6 +71,18 @@ impl Terminal {
             }
         }
     }
+}
+
+/// Whether there is what these tests need; if not, says so.
+fn has_shells(sandbox: &Sandbox) -> bool {
+    ["setsid", "bash"].into_iter().all(|program| {
+        let found = sandbox.command(program).arg("--version").output();
+        let is_there = found.is_ok_and(|output| output.status.success());
+        if !is_there {
+            skip(format_args!("there is no {program} here"));
+        }
+        is_there
+    })
 }
 
 #[test]
@@ -156,4 +164,31 @@ fn a_background_job_that_reads_the_terminal_is_stopped_whole() {
     terminal.send("hello\n");
     terminal.expect("got <hello>");
     terminal.expect("ended 0");
+}
+
+/// Where no shell's terminal is, nobody would continue the wrapper with its command.
+#[test]
+fn without_a_terminal_a_command_that_is_stopped_and_continued_alone_ends_as_any() {
+    let sandbox = Sandbox::new();
+    if !has_shells(&sandbox) {
+        return;
+    }
+    let script = r#"set -m
+        $CASLOCK run job -- sh -c 'trap "exit 7" USR1; echo $$; while :; do sleep 0.02; done' &
+        wait $!; echo "ended $?""#;
+    let mut command = sandbox.command("setsid");
+    command
+        .args(["bash", "-c", script])
+        .env("CASLOCK", CASLOCK)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut leader = sandbox.start(command);
+    let command = Identity::of(leader.line().parse().expect("the command's PID"));
+    command.send(Signal::SIGTSTP);
+    until("it has stopped", || command.is_stopped());
+    // Time for the wrapper to do the same.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    command.send(Signal::SIGCONT);
+    command.send(Signal::SIGUSR1);
+    assert_eq!(leader.line(), "ended 7");
 }
