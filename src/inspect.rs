@@ -10,6 +10,7 @@ use crate::mapping::{Access, TableFile};
 use crate::os::byte_lock;
 use crate::os::clock;
 use crate::os::fork::GatePage;
+use crate::os::process;
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
@@ -155,7 +156,8 @@ pub enum Forced {
     /// It was free already, with news of a holder that did not release: the next owner
     /// is not told any more.
     Acknowledged(Previous),
-    /// Its damaged owner word was replaced.
+    /// Its damaged owner word was replaced. Whoever may have held it, the next owner is told of
+    /// a [forced](crate::Previous::Forced) predecessor: the process that the word named.
     Repaired,
 }
 
@@ -439,7 +441,15 @@ pub(crate) fn force_release(
                 Vacancy::Forced(who.pid()),
                 Forced::From(view.holder(who, &now)),
             ),
-            Owner::Held(_) | Owner::Corrupt => (Vacancy::Released, Forced::Repaired),
+            // Somebody may have been in the middle of something: whom the word names, or else
+            // this process.
+            Owner::Held(_) | Owner::Corrupt => {
+                let pid = match now.word.pid() {
+                    0 => process::pid(),
+                    pid => pid,
+                };
+                (Vacancy::Forced(pid), Forced::Repaired)
+            }
             Owner::Vacant(vacancy) if vacancy.is_abandoned() => (
                 Vacancy::Released,
                 Forced::Acknowledged(previous_of(now.word.owner(), now.token)),

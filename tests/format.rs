@@ -1017,6 +1017,13 @@ fn a_damaged_owner_word_troubles_its_own_slot_only() {
         assert_eq!((slot.state, slot.token.0), (SlotState::Corrupt, last));
         let forced = table.force_release("bad", last).expect("repaired");
         assert_eq!(forced, Forced::Repaired);
+        // Somebody may have been in the middle of something.
+        let next = bad.acquire().expect("repaired");
+        let who = match pid {
+            0 => std::process::id(),
+            pid => pid as u32,
+        };
+        assert!(matches!(next.previous(), Previous::Forced(from) if from.pid == who));
     }
     assert!(bad.acquire().expect("repaired").token().0 > last);
 }

@@ -196,7 +196,9 @@ impl OwnerWord {
         self.0
     }
 
-    const fn pid(self) -> u32 {
+    /// The PID in it, whatever that means; 0 in a word that names nobody.
+    #[must_use]
+    pub const fn pid(self) -> u32 {
         (self.0 >> PID_SHIFT & PID_MASK) as u32
     }
 

@@ -44,7 +44,11 @@ pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<
         Forced::Acknowledged(previous) => {
             writeln!(out, "\"{name}\" was free already: {previous}; acknowledged")?;
         }
-        Forced::Repaired => writeln!(out, "\"{name}\" had a damaged owner word; it is free now")?,
+        Forced::Repaired => writeln!(
+            out,
+            "\"{name}\" had a damaged owner word; it is free now, and the next holder is told that \
+             it was forced"
+        )?,
         other => writeln!(out, "\"{name}\": {other:?}")?,
     }
     out.finish()?;
