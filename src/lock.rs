@@ -697,13 +697,8 @@ mod tests {
                 std::thread::sleep(Duration::from_secs(3));
                 drop(naming);
             });
-            for timeout in [Duration::ZERO, Duration::from_millis(1)] {
-                let refused = table.lock_within("new", Some(timeout)).unwrap_err();
-                assert!(
-                    matches!(refused, LockError::NamingStuck { .. }),
-                    "{refused}"
-                );
-            }
+            let refused = table.lock_within("new", Some(Duration::from_millis(1)));
+            assert!(matches!(refused, Err(LockError::NamingStuck { .. })));
             table.lock_within("new", None).unwrap();
         });
     }

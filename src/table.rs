@@ -205,11 +205,13 @@ impl Options {
     }
 
     fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
-        /// How long to wait for another process that resets: the work takes milliseconds.
+        /// How long to wait for another process that resets: the work takes milliseconds, or a
+        /// second for a million slots.
         const PATIENCE: Duration = Duration::from_secs(10);
         TableFile::look(path)?;
         let begun = Instant::now();
-        loop {
+        let mut resets = 0;
+        while resets < 8 {
             // Held from before the file is opened: see `Session::attach`. Through a reset, too:
             // a child that was forked meanwhile would keep the byte of one that is killed.
             let hold = fork::hold_forks();
@@ -232,12 +234,19 @@ impl Options {
                 // Told once the table is free again: a subscriber may want a lock of it.
                 Reset::Done => tracing::info!(table = %path.display(), "reset after a reboot"),
                 Reset::ByAnother => {}
-                Reset::Underway => thread::sleep(Duration::from_millis(1)),
+                Reset::Underway if begun.elapsed() > PATIENCE => {
+                    return Err(OpenError::ResetBlocked { path });
+                }
+                Reset::Underway => {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
             }
-            if begun.elapsed() > PATIENCE {
-                return Err(OpenError::ResetBlocked { path });
-            }
+            resets += 1;
         }
+        Err(OpenError::Unstable {
+            path: path.to_path_buf(),
+        })
     }
 
     fn check_policy(&self, file: &TableFile) -> Result<(), OpenError> {
@@ -361,8 +370,7 @@ impl LockTable {
         self.lock_within(name, None)
     }
 
-    /// The same, but waits no longer than `timeout` for who is making a name, give or take some
-    /// slices of a processor's time.
+    /// The same, but waits no longer than `timeout` for who is making a name.
     ///
     /// For the command line: not part of the library's promise.
     #[doc(hidden)]
@@ -376,11 +384,7 @@ impl LockTable {
             Some(Closed::Replaced(replaced)) => return Err(replaced.into()),
             None => {}
         }
-        let patience = match timeout {
-            None => Patience::Endless,
-            Some(Duration::ZERO) => Patience::None,
-            Some(timeout) => Patience::lasting(timeout),
-        };
+        let patience = timeout.map_or(Patience::Endless, Patience::lasting);
         Lock::resolve(&self.session, name.as_ref(), patience)
     }
 
@@ -505,7 +509,10 @@ mod tests {
                         loop {
                             let child = Child::fork(|| {
                                 Child::outlive_parent();
-                                until(|| page.word(0).load(Ordering::Acquire) != 0);
+                                // Not for ever, should the test be ended meanwhile.
+                                let mut looks = 0..30_000;
+                                let told = || page.word(0).load(Ordering::Acquire) != 0;
+                                until(|| told() || looks.next().is_none());
                             });
                             mem::forget(child);
                             thread::sleep(Duration::from_micros(300));

@@ -212,8 +212,8 @@ impl Drop for Page {
 /// do not wait; such a child execs at once, which closes the descriptor. Nor does a bare
 /// `clone`.)
 ///
-/// To be held for a few system calls only, or for the milliseconds of a reset. A fork by the
-/// thread that holds it would wait for itself.
+/// To be held for a few system calls only, or, once after a reboot, for a reset: milliseconds, or
+/// a second for a million slots. A fork by the thread that holds it would wait for itself.
 pub(crate) struct ForkHold {
     _held: Held,
 }
