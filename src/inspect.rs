@@ -157,7 +157,8 @@ pub enum Forced {
     /// is not told any more.
     Acknowledged(Previous),
     /// Its damaged owner word was replaced. Whoever may have held it, the next owner is told of
-    /// a [forced](crate::Previous::Forced) predecessor: the process that the word named.
+    /// a [forced](crate::Previous::Forced) predecessor: the process that the word named, or else
+    /// the one that forced it.
     Repaired,
 }
 
@@ -441,9 +442,12 @@ pub(crate) fn force_release(
                 Vacancy::Forced(who.pid()),
                 Forced::From(view.holder(who, &now)),
             ),
+            // Only since it was found by its name: the next look does not find it there. Where
+            // nobody holds the naming lock, the word was scribbled.
+            Owner::Renaming(_) if is_naming(view) => continue,
             // Somebody may have been in the middle of something: whom the word names, or else
             // this process.
-            Owner::Held(_) | Owner::Corrupt => {
+            Owner::Held(_) | Owner::Corrupt | Owner::Renaming(_) => {
                 let pid = match now.word.pid() {
                     0 => process::pid(),
                     pid => pid,
@@ -460,10 +464,6 @@ pub(crate) fn force_release(
                     token: asked,
                 });
             }
-            // Only since it was found by its name: the next look does not find it there. Where
-            // nobody holds the naming lock, the word was scribbled.
-            Owner::Renaming(_) if is_naming(view) => continue,
-            Owner::Renaming(_) => (Vacancy::Released, Forced::Repaired),
         };
         let done = match vacancy {
             Vacancy::Released => wait::acknowledge(slot, now.word, &Futex),
