@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 use crate::os::certificate::Certificate;
-use crate::os::clock;
 use crate::session::Session;
 
 /// The calling thread in a keeper's place, for as long as a session needs no heartbeat.
@@ -65,13 +64,12 @@ impl<'a> Attendance<'a> {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started. The session is then attended as before, and has had
-    /// one heartbeat: who goes on trying, a few times per lease, keeps its locks.
+    /// When the thread cannot be started. The session is then attended as before, and what a
+    /// keeper does at a beat has been done: who goes on trying, a few times per lease, keeps its
+    /// locks, and notices a replaced table.
     pub fn start_keeper(&mut self) -> io::Result<()> {
         let session = self.session;
-        session
-            .start_keeper()
-            .inspect_err(|_| session.beat(clock::now_ns()))?;
+        session.start_keeper().inspect_err(|_| session.stand_in())?;
         self.certificate = None;
         Ok(())
     }

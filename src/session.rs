@@ -499,11 +499,16 @@ impl Shared {
         self.leave();
     }
 
-    /// One heartbeat, at `now_ns`.
-    pub(crate) fn beat(&self, now_ns: u64) {
+    fn beat(&self, now_ns: u64) {
         let now_ms = now_ns / 1_000_000;
         self.record().beat(now_ms);
         self.coarse_ms.swap(now_ms, Ordering::Relaxed);
+    }
+
+    /// What the keeper does at each beat, for want of one.
+    pub(crate) fn stand_in(&self) {
+        self.beat(clock::now_ns());
+        self.look_around(true);
     }
 
     /// Closes the session's record: nobody beats any more. If a guard was forgotten, the

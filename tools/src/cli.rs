@@ -36,7 +36,8 @@ that is sent to caslock. If caslock is killed, even by SIGKILL, the command is k
 in turn goes on, so that a script does best to exec the program that it ends in.
 
 Where all sessions of the table are in use, by holders and waiters, it waits for one as for
-the lock; with -n, or once -w is over, it exits with 125.
+the lock; with -n, once -w is over, or inside of a job of another `caslock run`, it exits with
+125 (-E does not change that).
 
 The lock is released when the command ends, whichever way. It is lost when its holder is
 taken for hung (by a Ctrl-Z that lasts longer than the lease, for one), or when an operator

@@ -1,9 +1,8 @@
 //! A session's keeper, started only once a command has shown that it takes its time.
 
-use std::io;
 use std::time::{Duration, Instant};
 
-use caslock::{Attendance, LockTable, Reclaim};
+use caslock::{AcquireError, Attendance, Guard, Lock, LockTable, Reclaim};
 
 /// How long to do without a keeper. Most commands of a busy lock are over by then; and no
 /// longer than this does a command that has lost its lock run on before it is told.
@@ -12,6 +11,9 @@ const GRACE: Duration = Duration::from_millis(50);
 /// The shortest lease under which a session may begin without a heartbeat. Starting the
 /// command, too, counts against it, and that can wait for a slow disk.
 const LONG_LEASE: Duration = Duration::from_secs(5);
+
+/// How often to try for a keeper while a lock is waited for: each time loses a place in the queue.
+const BETWEEN_WAITS: Duration = Duration::from_millis(250);
 
 /// The keeper of a session that was opened to be attended.
 pub(crate) struct LateKeeper<'a> {
@@ -32,8 +34,7 @@ impl<'a> LateKeeper<'a> {
             _ => false,
         };
         if !may_be_late {
-            // It is tried again; so it is where else this is called.
-            let _ = keeper.start();
+            keeper.start();
         }
         keeper
     }
@@ -43,22 +44,45 @@ impl<'a> LateKeeper<'a> {
         self.due
     }
 
-    /// Starts it now, unless it has been. Where no thread is to be had, it is due again and
-    /// again: each attempt is a heartbeat, so the session does without for as long as they go on.
-    pub(crate) fn start(&mut self) -> io::Result<()> {
-        if self.due.is_none() {
-            return Ok(());
+    /// Starts it now, unless it has been; says whether there is one. Where no thread is to be had,
+    /// it is due again and again, and each attempt does what the keeper would: so the session
+    /// does without for as long as they go on.
+    pub(crate) fn start(&mut self) -> bool {
+        if self.due.is_some() && self.attendance.start_keeper().is_ok() {
+            self.due = None;
         }
-        let started = self.attendance.start_keeper();
-        self.due = started.is_err().then(|| Instant::now() + GRACE);
-        started
+        self.due = self.due.map(|_| Instant::now() + GRACE);
+        self.due.is_none()
     }
 
-    /// Starts it if it is due.
-    pub(crate) fn start_if_due(&mut self) -> io::Result<()> {
+    /// Starts it if it is due; says whether there is one, or is to be.
+    pub(crate) fn start_if_due(&mut self) -> bool {
         match self.due {
             Some(due) if due <= Instant::now() => self.start(),
-            _ => Ok(()),
+            _ => true,
+        }
+    }
+
+    /// Takes the lock once there is a keeper: a wait can be long. Where there is none, it goes on
+    /// being tried.
+    pub(crate) fn acquire<'l>(
+        &mut self,
+        lock: &'l Lock,
+        deadline: Option<Instant>,
+    ) -> Result<Guard<'l>, AcquireError> {
+        while !self.start() {
+            let next = Instant::now() + BETWEEN_WAITS;
+            if deadline.is_some_and(|deadline| deadline <= next) {
+                break;
+            }
+            match lock.acquire_until(next) {
+                Err(AcquireError::TimedOut { .. }) => {}
+                outcome => return outcome,
+            }
+        }
+        match deadline {
+            Some(deadline) => lock.acquire_until(deadline),
+            None => lock.acquire(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -13,6 +13,7 @@ pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
@@ -22,20 +23,20 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     write_line(&printable(&message.to_string()));
 }
 
-/// The same where nothing may be waited for: on a pipe that is full, a line is dropped, and on a
-/// terminal with too little room it is cut short.
+/// The same where nothing may be waited for: where there is no room, a line is dropped, or cut
+/// short.
 pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
-    /// A pipe with any room at all has room for 4096 bytes, and a character has four at most.
+    /// A pipe has room for 4096 bytes or says that it is full, and a character has four at most.
     const MOST_CHARACTERS: usize = 1000;
     let whole = message.to_string();
     let line: String = printable(&whole).chars().take(MOST_CHARACTERS).collect();
     let stderr = io::stderr();
-    if stderr.is_terminal()
-        && let Ok(mut terminal) = reopen_without_waiting("/proc/self/fd/2")
-    {
-        let _ = terminal.write_all(in_full(&line).as_bytes());
+    if let Ok(mut same) = reopen_without_waiting(stderr.as_fd(), "/proc/self/fd/2") {
+        let _ = same.write_all(in_full(&line).as_bytes());
         return;
     }
+    // Somebody else's, or a socket. A terminal with little room is not full, and waits all the
+    // same; so does a pipe that somebody fills right now.
     let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let has_room = poll(&mut asked, PollTimeout::ZERO).is_ok()
         && (asked[0].revents()).is_some_and(|found| found.contains(PollFlags::POLLOUT));
@@ -44,15 +45,16 @@ pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
     }
 }
 
-/// A terminal through a description of its own: a standard stream's is shared, and whoever else
-/// writes through it would not wait, either.
-fn reopen_without_waiting(terminal: &str) -> io::Result<File> {
+/// A terminal or a pipe through a description of its own: a standard stream's is shared, and
+/// whoever else writes through it would not wait, either.
+fn reopen_without_waiting(stream: BorrowedFd<'_>, path: &str) -> io::Result<File> {
+    let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFIFO && !stream.is_terminal() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = File::options();
-    options
-        .write(true)
-        .custom_flags(flags.bits())
-        .open(terminal)
+    options.write(true).custom_flags(flags.bits()).open(path)
 }
 
 fn write_line(message: &str) {

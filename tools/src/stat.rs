@@ -15,6 +15,8 @@ pub(crate) fn are_processes_shown() -> bool {
 pub(crate) struct Stat {
     state: char,
     pub(crate) parent: i32,
+    /// The number of the controlling terminal's device; 0: there is none.
+    pub(crate) terminal: i32,
     /// Of the process, whichever thread was asked after. One that has ended counts until it is
     /// reaped, so it is at least one.
     threads: u32,
@@ -40,6 +42,7 @@ impl Stat {
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            terminal: fields.get(4)?.parse().ok()?,
             threads: fields.get(17)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
@@ -62,9 +65,10 @@ mod tests {
 
     #[test]
     fn fields_are_counted_from_the_end_of_a_name_that_may_hold_anything() {
-        let line = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1\n";
+        let line = "7 (a) Z 1 (b) S 3 7 7 34816 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1\n";
         let stat = Stat::parse(line).expect("a line of the kernel's");
         assert_eq!((stat.parent, stat.started), (3, 98_765));
+        assert_eq!(stat.terminal, 34_816);
         assert!(!stat.is_of_ended_process());
         let ended = line.replace(" S 3", " Z 3");
         assert!(Stat::parse(&ended).expect("another").is_of_ended_process());

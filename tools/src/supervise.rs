@@ -2,10 +2,9 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use crate::late_keeper::LateKeeper;
 use crate::offspring::Offspring;
 use crate::output::{printable, say_unless_full};
 use crate::program::Program;
-use crate::stat::are_processes_shown;
+use crate::stat::{Stat, are_processes_shown};
 use crate::sys::{self, Change, ChildSetup};
 
 /// The signals of this process: blocked, so that they wait until the loop reads them.
@@ -67,10 +66,13 @@ const END: &[i32] = &[libc::SIGTERM, libc::SIGCONT];
 /// that passes the signal on (timeout(1), for one) would have it arrive twice.
 const HEAD_START: Duration = Duration::from_secs(1);
 
+/// For how long a stop that this process was told is taken for the reason of its command's. One
+/// that the command did not heed is none for a later stop.
+const STOP_TAKES: Duration = Duration::from_secs(2);
+
 /// Whether this process has a controlling terminal, as far as can be told.
 fn may_have_terminal() -> bool {
-    let opened = File::options().read(true).open("/dev/tty");
-    !opened.is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO))
+    Stat::in_directory(Path::new("/proc/self")).is_none_or(|stat| stat.terminal != 0)
 }
 
 /// How the keeper thread, which notices that a grant is lost, tells the loop.
@@ -209,7 +211,7 @@ pub(crate) fn supervise(
         keeper,
         lost: false,
         is_hurried: false,
-        was_told_to_stop: early.iter().any(is_to_stop),
+        told_to_stop: early.iter().any(is_to_stop).then(Instant::now),
         kill_at: None,
         tell_at: None,
         offspring: None,
@@ -232,8 +234,8 @@ struct Watch<'a> {
     /// Whether what is left is to be killed: it was to be from the start, its time is over, or
     /// somebody wanted this process to end, after the loss.
     is_hurried: bool,
-    /// Whether somebody wants it to stop, and the command with it.
-    was_told_to_stop: bool,
+    /// When somebody told it to stop, and the command with it.
+    told_to_stop: Option<Instant>,
     /// When what is still there of the command is killed.
     kill_at: Option<Instant>,
     /// When what the command has started is told to end, as the command was.
@@ -283,7 +285,7 @@ impl Watch<'_> {
                 offspring.look_around();
             }
             // Where no keeper can be had, nobody else looks.
-            let untold = self.keeper.start_if_due().is_err() && !self.guard.is_held();
+            let untold = !self.keeper.start_if_due() && !self.guard.is_held();
             if untold || self.notice.lost().is_some() {
                 self.lose();
             }
@@ -387,10 +389,12 @@ impl Watch<'_> {
         while let Some(info) = self.incoming.read_signal()? {
             // It may come too late for the command, which has ended and is not reaped yet.
             self.is_hurried |= self.lost && is_to_end(&info);
-            self.was_told_to_stop |= is_to_stop(&info);
+            if is_to_stop(&info) {
+                self.told_to_stop = Some(Instant::now());
+            }
             if info.ssi_signo as i32 == libc::SIGCONT {
                 continued = true;
-                self.was_told_to_stop = false;
+                self.told_to_stop = None;
                 if !self.guard.is_held() {
                     // Stopped for so long that it was lost: the command must not go on
                     // before it is told.
@@ -435,7 +439,8 @@ impl Watch<'_> {
         if self.lost {
             return Ok(()); // It is to end, not to rest.
         }
-        if !mem::take(&mut self.was_told_to_stop) && !may_have_terminal() {
+        let told = self.told_to_stop.take();
+        if told.is_none_or(|at| at.elapsed() > STOP_TAKES) && !may_have_terminal() {
             return Ok(());
         }
         let mut only = SigSet::empty();

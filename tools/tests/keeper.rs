@@ -120,8 +120,8 @@ fn start_alone(sandbox: &Sandbox, args: &[&str]) -> Process {
 #[test]
 fn where_no_keeper_can_be_had_a_job_that_outlasts_the_lease_keeps_its_lock() {
     let sandbox = Sandbox::new();
-    sandbox.ok(&["create", "--lease", "1", "test.table"]);
-    let job = ["job", "--", "sh", "-c", "sleep 3; echo $CASLOCK_PREVIOUS"];
+    sandbox.ok(&["create", "--lease", "2", "test.table"]);
+    let job = ["job", "--", "sh", "-c", "sleep 5; echo $CASLOCK_PREVIOUS"];
     let jobs = [0, 1].map(|_| start_alone(&sandbox, &job));
     until("one waits for the other", || {
         sandbox.slot("job")["waiters"] == 1
@@ -138,6 +138,19 @@ fn where_no_keeper_can_be_had_a_job_that_outlasts_the_lease_keeps_its_lock() {
             "{outcome:?}"
         );
     }
+}
+
+/// Nobody else looks whether the table is there, and it was granted a lock of one that was not.
+#[test]
+fn where_no_keeper_can_be_had_a_waiter_notices_that_the_table_is_gone() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    let waiter = start_alone(&sandbox, &["job", "--", "echo", "granted"]);
+    until("it waits", || sandbox.slot("job")["waiters"] == 1);
+    fs::remove_file(sandbox.table()).expect("it is there");
+    let outcome = waiter.finish();
+    assert_eq!((outcome.code(), &*outcome.stdout), (66, ""), "{outcome:?}");
+    drop(holder);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs::{self, File};
+
 use nix::sys::signal::Signal;
 
 use common::{CASLOCK, Sandbox, full_pipe, full_terminal, until};
@@ -84,22 +86,14 @@ fn a_notice_that_nobody_reads_holds_up_nothing() {
     for full in [full_pipe, full_terminal] {
         let sandbox = Sandbox::new();
         let holder = sandbox.hold(&name);
-        let deaf = |options: &[&str]| {
-            let (reader, writer) = full();
-            let run = [
-                &["run"],
-                options,
-                &[&name, "--", "printenv", "CASLOCK_PREVIOUS"],
-            ]
-            .concat();
-            let mut command = sandbox.caslock(&run);
-            command.stderr(writer);
-            (sandbox.start(command), reader)
-        };
-        let (waiter, _reader) = deaf(&[]);
+        let (_reader, writer) = full();
+        let run = ["run", &name, "--", "printenv", "CASLOCK_PREVIOUS"];
+        let mut command = sandbox.caslock(&run);
+        command.stderr(writer);
+        let waiter = sandbox.start(command);
         until("it waits", || sandbox.slot(&name)["waiters"] == 1);
-        // Until it has said so.
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        // Time for it to say so.
+        std::thread::sleep(std::time::Duration::from_millis(2000));
         holder.wrapper.send(Signal::SIGKILL);
         let outcome = waiter.finish();
         assert_eq!(
@@ -121,12 +115,26 @@ fn where_all_sessions_are_in_use_one_is_waited_for_as_long_as_for_the_lock() {
         assert!(outcome.stderr.contains("all 2 sessions"), "{outcome:?}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
     }
-    let waiter = sandbox.start(sandbox.caslock(&["run", "c", "--", "true"]));
-    // Until it has said that it waits.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let mut command = sandbox.caslock(&["run", "c", "--", "true"]);
+    let told = sandbox.path().join("told");
+    command.stderr(File::create(&told).expect("a file"));
+    let mut waiter = sandbox.start(command);
+    let told = || fs::read_to_string(&told).expect("what it has said");
+    until("it has said that it waits", || told().ends_with('\n'));
     holders[0].wrapper.send(Signal::SIGTERM);
-    let outcome = waiter.finish();
-    assert_eq!(outcome.code(), 0, "{outcome:?}");
-    let told = outcome.stderr.starts_with("caslock: waiting: ");
-    assert!(told && outcome.stderr.lines().count() == 1, "{outcome:?}");
+    assert_eq!(waiter.wait().code(), Some(0));
+    let told = told();
+    assert!(told.starts_with("caslock: waiting: "), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// Who has a session may wait for the lock of the very job that would wait for it.
+#[test]
+fn a_job_that_has_a_lock_does_not_wait_for_a_session() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "1", "test.table"]);
+    let inner = [CASLOCK, "run", "b", "--", "true"];
+    let outcome = sandbox.run(&[&["run", "a", "--"][..], &inner].concat());
+    assert_eq!(outcome.code(), 125, "{outcome:?}");
+    assert!(outcome.stderr.contains("the only session"), "{outcome:?}");
 }

@@ -1,6 +1,7 @@
 //! `caslock run`: holds a lock while a command runs.
 
 use std::borrow::Cow;
+use std::env;
 use std::io;
 use std::iter;
 use std::os::fd::AsFd;
@@ -29,6 +30,10 @@ use crate::table_path;
 /// How long to wait in silence.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long at least to wait for who is making a name, which takes a microsecond: on a machine
+/// with too much to do it may have lost its processor, and a lock that is free is not refused.
+const NAMING: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode> {
     let path = table_path::to_open(table)?;
     // Before the table is opened: a thread may be started from then on.
@@ -36,8 +41,9 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
     let limit = Limit::of(args);
     let table = open(&path, limit, &signals)?;
     let mut keeper = LateKeeper::new(&table);
+    let naming = limit.left().map(|left| left.max(NAMING));
     let lock = signals
-        .let_through(|| table.lock_within(&args.name, limit.left()))?
+        .let_through(|| table.lock_within(&args.name, naming))?
         .map_err(|error| name_table(&path, error))?;
     if args.on_abandoned == OnAbandoned::Fail
         && let Some(slot) = Inspector::open(&path)?.slot(&args.name)?
@@ -99,6 +105,8 @@ impl Limit {
 fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTable> {
     /// A look takes a pass over the sessions, and keeps others from theirs.
     const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+    // What has a session may wait for the lock of the job that has started this.
+    let is_nested = env::var_os("CASLOCK_TOKEN").is_some();
     let mut is_told = false;
     loop {
         let options = LockTable::options().share_witness(true).attended(true);
@@ -106,7 +114,8 @@ fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTabl
             Ok(table) => return Ok(table),
             Err(error) => error,
         };
-        if !matches!(error, OpenError::SessionsFull { .. }) || limit.is_over() {
+        let may_wait = matches!(error, OpenError::SessionsFull { .. }) && !is_nested;
+        if !may_wait || limit.is_over() {
             return Err(cannot_create(path, error));
         }
         if !is_told && limit.begun.elapsed() >= PATIENCE {
@@ -137,14 +146,15 @@ fn acquire<'a>(
         Err(AcquireError::Busy { .. }) if !args.nonblock => {}
         outcome => return Ok(outcome),
     }
-    let _ = keeper.start();
     signals.let_through(|| {
         // Too far away for the clock to count is as good as never.
         let deadline = limit.most.and_then(|most| limit.begun.checked_add(most));
         let patient_until = limit.begun + PATIENCE;
         let first = match deadline {
-            Some(deadline) if deadline <= patient_until => return lock.acquire_until(deadline),
-            _ => lock.acquire_until(patient_until),
+            Some(deadline) if deadline <= patient_until => {
+                return keeper.acquire(lock, Some(deadline));
+            }
+            _ => keeper.acquire(lock, Some(patient_until)),
         };
         let Err(AcquireError::TimedOut { name, holder }) = first else {
             return first;
@@ -157,10 +167,7 @@ fn acquire<'a>(
         say_unless_full(format_args!(
             "waiting for \"{name}\", held by {holder}{itself}"
         ));
-        match deadline {
-            Some(deadline) => lock.acquire_until(deadline),
-            None => lock.acquire(),
-        }
+        keeper.acquire(lock, deadline)
     })
 }
 
@@ -217,7 +224,7 @@ fn hold(
     guard: Guard<'_>,
     args: &Run,
     signals: &Signals,
-    keeper: LateKeeper<'_>,
+    mut keeper: LateKeeper<'_>,
 ) -> anyhow::Result<ExitCode> {
     match note(args).map(|note| guard.set_note(&note)) {
         None | Some(Ok(())) => {}
@@ -244,6 +251,8 @@ fn hold(
         kill_after: args.kill_after,
     };
     let witness = table.witness();
+    // The first beat where there is to be none: the command's start may take its time.
+    keeper.start_if_due();
     let ended = match supervise(&program, witness, signals, &guard, &notice, policy, keeper) {
         Ok(ended) => ended,
         Err(error) => {
