@@ -635,8 +635,9 @@ mod tests {
                     lock.session().contention.occupancy.lower(index);
                 }
                 assert!(slot.queue_up(slot.owner(), Queue::Heir));
-                begin();
+                // First: to install a filter may take as long as a stint.
                 end_at(libc::SYS_sched_yield);
+                begin();
                 guard.release().unwrap();
                 // What comes after the release may yield.
                 std::mem::forget((lock, table));
