@@ -266,9 +266,20 @@ pub(crate) fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// From now on a read of the time-stamp counter by this thread is a SIGSEGV, so that even
-/// a clock read that stays in the vDSO shows.
-#[cfg(target_arch = "x86_64")]
+/// Whether this kernel has [`forbid_clock_reads`]: not each does but on x86-64.
+pub(crate) fn may_forbid_clock_reads() -> io::Result<()> {
+    let mut mode = 0;
+    // SAFETY: `mode` is a valid place for the answer.
+    let rc = unsafe { libc::prctl(libc::PR_GET_TSC, &raw mut mode) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// From now on a read of the counter that clocks go by is a SIGSEGV in this thread, so that
+/// even a clock read that stays in the vDSO shows.
 pub(crate) fn forbid_clock_reads(forbid: bool) {
     const PR_TSC_ENABLE: i32 = 1;
     const PR_TSC_SIGSEGV: i32 = 2;
