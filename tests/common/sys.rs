@@ -452,15 +452,38 @@ pub(crate) fn set_syscall_result(tid: u32, result: i64) -> io::Result<()> {
     with_registers(tid, |registers| registers.rax = result.cast_unsigned())
 }
 
-#[cfg(target_arch = "x86_64")]
+/// The number of the call is no register here, but a set of its own (`NT_ARM_SYSTEM_CALL`,
+/// `include/uapi/linux/elf.h`).
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn skip_syscall(tid: u32) -> io::Result<()> {
+    const NUMBER: usize = 0x404;
+    register_set(libc::PTRACE_SETREGSET, tid, NUMBER, &mut -1_i32)
+}
+
+/// Of a thread that stands at the return of a system call: what the call returns.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn set_syscall_result(tid: u32, result: i64) -> io::Result<()> {
+    with_registers(tid, |registers| registers.regs[0] = result.cast_unsigned())
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn with_registers(tid: u32, change: impl Fn(&mut libc::user_regs_struct)) -> io::Result<()> {
+    const GENERAL: usize = libc::NT_PRSTATUS as usize;
     // SAFETY: all zeroes is a valid value of it.
     let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    let at = (&raw mut registers) as usize;
-    ptrace(libc::PTRACE_GETREGS, tid, 0, at)?;
+    register_set(libc::PTRACE_GETREGSET, tid, GENERAL, &mut registers)?;
     change(&mut registers);
-    ptrace(libc::PTRACE_SETREGS, tid, 0, at)?;
-    Ok(())
+    register_set(libc::PTRACE_SETREGSET, tid, GENERAL, &mut registers)
+}
+
+/// Reads or writes a set of a traced thread's registers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn register_set<T>(request: u32, tid: u32, set: usize, registers: &mut T) -> io::Result<()> {
+    let mut place = libc::iovec {
+        iov_base: ptr::from_mut(registers).cast(),
+        iov_len: size_of::<T>(),
+    };
+    ptrace(request, tid, set, (&raw mut place) as usize).map(drop)
 }
 
 /// Waits until a traced thread of a child that this very thread has started stops or ends:

@@ -9,7 +9,7 @@ pub mod planted;
 pub mod racers;
 pub mod results;
 pub mod soak;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub mod syscalls;
 
 /// The system calls of the integration tests, which the campaigns make as well.

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use caslock_torture::{bytes, dashboard, matrix, planted, racers, soak};
 #[cfg(target_arch = "x86_64")]
-use caslock_torture::{instructions, syscalls};
+use caslock_torture::instructions;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use caslock_torture::syscalls;
+use caslock_torture::{bytes, dashboard, matrix, planted, racers, soak};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -29,10 +31,10 @@ enum Command {
     #[command(hide = true)]
     BytesWorker(bytes::WorkerOptions),
     /// Every system call of every operation fails once, in every way it can
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Syscalls(syscalls::Options),
     /// One whose system calls fail
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[command(hide = true)]
     SyscallsVictim(syscalls::VictimOptions),
     /// One of the soak's workers
@@ -57,9 +59,9 @@ fn main() -> anyhow::Result<ExitCode> {
             bytes::run_worker(&options)?;
             true
         }
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         Command::Syscalls(options) => syscalls::run(&options)?,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         Command::SyscallsVictim(options) => {
             syscalls::run_victim(&options)?;
             true

@@ -46,7 +46,7 @@ fn no_bytes_in_the_file_make_its_users_panic_die_or_hang() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn no_failing_system_call_leaves_anything_leaked_or_stuck() {
     let said = campaign(&["syscalls", "--quick"]);
     assert_eq!(said.matches("; 0 findings").count(), 15, "{said}");

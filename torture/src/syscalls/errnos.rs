@@ -23,6 +23,8 @@ const fn failing(number: i64, name: &'static str, errnos: &'static [i32]) -> Fai
 
 /// What is not here cannot fail, or only by its caller's mistake.
 const CALLS: &[Failing] = &[
+    // Newer architectures have `openat` and `readlinkat` only.
+    #[cfg(target_arch = "x86_64")]
     failing(libc::SYS_open, "open", &[EINTR, EACCES, EMFILE, ENOENT]),
     failing(
         libc::SYS_openat,
@@ -48,6 +50,7 @@ const CALLS: &[Failing] = &[
     failing(libc::SYS_statx, "statx", &[EACCES, ENOENT, ENOSYS]),
     failing(libc::SYS_fstatfs, "fstatfs", &[EINTR, EIO, ENOSYS]),
     failing(libc::SYS_fcntl, "fcntl", &[EINTR, EINVAL, ENOLCK, EMFILE]),
+    #[cfg(target_arch = "x86_64")]
     failing(libc::SYS_readlink, "readlink", &[EACCES, ENOENT]),
     failing(libc::SYS_readlinkat, "readlinkat", &[EACCES, ENOENT]),
     failing(libc::SYS_close, "close", &[EINTR, EIO]),
