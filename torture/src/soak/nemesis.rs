@@ -469,9 +469,9 @@ impl Nemesis {
         let path = self.dir.join(TABLE);
         let file = File::options().read(true).write(true).open(&path)?;
         file.sync_data()?;
-        let (before, _) = shared::resident_pages(&path)?;
+        let before = shared::resident_pages(&path)?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
-        let (after, _) = shared::resident_pages(&path)?;
+        let after = shared::resident_pages(&path)?;
         self.pages_dropped += before.saturating_sub(after) as u64;
         Ok(())
     }

@@ -103,11 +103,12 @@ fn range_of(line: &str) -> Option<(usize, usize)> {
     is_shared.then_some((address(first)?, address(end)?))
 }
 
-/// How many of the file's pages are in memory, and how many there are.
+/// How many of the file's pages are in memory.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn resident_pages(path: &Path) -> io::Result<(usize, usize)> {
+pub fn resident_pages(path: &Path) -> io::Result<usize> {
+    /// The smallest that there are: of larger ones it takes fewer bytes, and the rest stays 0.
     const PAGE: usize = 4096;
     let file = File::open(path)?;
     let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
@@ -131,6 +132,5 @@ pub fn resident_pages(path: &Path) -> io::Result<(usize, usize)> {
             return Err(error);
         }
     }
-    let resident = pages.iter().filter(|&&page| page & 1 == 1).count();
-    Ok((resident, pages.len()))
+    Ok(pages.iter().filter(|&&page| page & 1 == 1).count())
 }
