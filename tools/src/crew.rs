@@ -94,7 +94,7 @@ impl Stage {
         &self.0[Self::LINE]
     }
 
-    /// Whether one has failed and said so.
+    /// Whether one has failed, which says so before it ends.
     fn failed(&self) -> &AtomicU64 {
         &self.0[2 * Self::LINE]
     }
@@ -284,9 +284,13 @@ fn run(stage: &Stage, worker: usize, task: &Task) -> u8 {
         return 0;
     };
     // What keeps one from working keeps all of them: one line is enough.
-    if stage.failed().swap(1, Ordering::Relaxed) == 0 {
-        say(format_args!("{}", in_one_line(&error)));
+    if stage.failed().swap(1, Ordering::Relaxed) != 0 {
+        // The first to end has all others killed: that is to be who has said it.
+        loop {
+            thread::park();
+        }
     }
+    say(format_args!("{}", in_one_line(&error)));
     let code: i32 = exit_code::of_error(&error).into();
     u8::try_from(code).unwrap_or(125)
 }
