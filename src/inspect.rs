@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::checkup::{self, Checkup};
 use crate::error::{ForceReleaseError, InspectError, OpenError, TableReplaced};
 use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, text_of};
 use crate::layout;
@@ -257,6 +258,19 @@ impl Inspector {
             return Err(TableReplaced { path }.into());
         }
         force_release(&writer.view, name.as_ref(), token.into())
+    }
+
+    /// What is wrong with the table as a whole. May take a second, where something seems so.
+    ///
+    /// For the command line: not part of the library's promise.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError::Forked`] in a forked child.
+    #[doc(hidden)]
+    pub fn checkup(&self) -> Result<Checkup, InspectError> {
+        self.not_forked()?;
+        Ok(checkup::checkup(&self.view))
     }
 
     fn not_forked(&self) -> Result<(), InspectError> {

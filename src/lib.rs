@@ -53,6 +53,7 @@
 
 mod attendance;
 mod blocking;
+mod checkup;
 mod contention;
 mod error;
 mod guard;
@@ -71,6 +72,8 @@ mod table;
 mod view;
 
 pub use attendance::Attendance;
+#[doc(hidden)]
+pub use checkup::{Checkup, Stray};
 pub use error::{
     AcquireError, ForceReleaseError, Forked, InspectError, LockError, Lost, LostHow, NoteError,
     OpenError, TableReplaced,

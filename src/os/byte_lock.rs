@@ -69,13 +69,44 @@ pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
 ///
 /// When the kernel refuses; nothing may be concluded then.
 pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<bool> {
+    Ok(lock_on(fd, first, len)?.is_some())
+}
+
+/// The first lock that the kernel finds on any of `len` bytes from `first` on, of any other
+/// open file description than this.
+///
+/// # Errors
+///
+/// When the kernel refuses; nothing may be concluded then.
+fn lock_on(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<Option<ByteLock>> {
     // A length of 0 would mean "to the end" to the kernel.
     if len == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let mut lock = range(libc::F_WRLCK, first, len);
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    let is_there = lock.l_type != libc::F_UNLCK as libc::c_short;
+    Ok(is_there.then(|| ByteLock::from_kernel(&lock)))
+}
+
+/// A lock that somebody has on a byte of the table file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteLock {
+    /// Whether it is of the kind that is taken here: exclusive, and an open file description's.
+    pub(crate) is_ours: bool,
+    /// The process that has it, if it is a process's, and of this PID namespace.
+    pub(crate) pid: Option<u32>,
+}
+
+impl ByteLock {
+    fn from_kernel(lock: &libc::flock) -> Self {
+        /// What the kernel says in place of the PID of an open file description's.
+        const NO_PROCESS: libc::pid_t = -1;
+        Self {
+            is_ours: lock.l_type == libc::F_WRLCK as libc::c_short && lock.l_pid == NO_PROCESS,
+            pid: u32::try_from(lock.l_pid).ok().filter(|&pid| pid != 0),
+        }
+    }
 }
 
 fn range(kind: libc::c_int, first: u64, len: u64) -> libc::flock {
@@ -138,6 +169,11 @@ impl Probe {
     /// Whether any of `len` bytes from `first` on is held; `None` if it could not be asked.
     pub(crate) fn any_locked(&self, first: u64, len: u64) -> Option<bool> {
         self.ask(|kept| kept.ask(|fd| any_locked(fd, first, len).ok()))
+    }
+
+    /// The lock that another has on the byte; `None` if it could not be asked.
+    pub(crate) fn lock_on(&self, byte: u64) -> Option<Option<ByteLock>> {
+        self.ask(|kept| kept.ask(|fd| lock_on(fd, byte, 1).ok()))
     }
 
     /// What `fstat` tells of the probed file, its name or names aside.

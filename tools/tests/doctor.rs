@@ -220,6 +220,18 @@ fn a_table_whose_sessions_are_all_in_use_fails() {
 fn a_table_of_another_boot_is_a_warning() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "test.table"]);
+    outdate(&sandbox);
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let line = line(&outcome, "boot");
+    assert!(
+        line.starts_with("warn ") && line.contains("another boot"),
+        "{line}"
+    );
+}
+
+/// Makes the table one of another boot.
+fn outdate(sandbox: &Sandbox) {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the boot's id");
     let digits = boot.trim_end().replace('-', "");
     let pairs = digits.as_bytes().chunks(2).map(|pair| {
@@ -229,15 +241,80 @@ fn a_table_of_another_boot_is_a_warning() {
     let id: Vec<_> = pairs.collect();
     let bytes = fs::read(sandbox.table()).expect("the table");
     let at = bytes.windows(16).position(|window| window == id);
-    let file = File::options().write(true).open(sandbox.table());
     let at = at.expect("the table has the boot's id") as u64;
-    file.and_then(|file| file.write_at(&[!id[0]], at))
-        .expect("it is another's now");
+    scribble(sandbox, at, &[!id[0]]);
+}
+
+fn scribble(sandbox: &Sandbox, at: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(sandbox.table());
+    file.and_then(|file| file.write_all_at(bytes, at))
+        .expect("the table is written to");
+}
+
+/// A table whose sections a test knows the places of.
+fn create_small(sandbox: &Sandbox) {
+    sandbox.ok(&["create", "--slots", "3", "--sessions", "3", "test.table"]);
+}
+/// Its index of names, as `src/layout.rs` has it: after the header and three sessions.
+const INDEX: u64 = 4096 + 3 * 256;
+const INDEX_BYTES: usize = 16 * 8;
+/// The owner word of its naming lock, which is its first slot.
+const NAMING: u64 = INDEX + INDEX_BYTES as u64;
+
+/// It said that nobody was in the middle of creating a name, and nobody could create one.
+#[test]
+fn a_damaged_naming_lock_fails() {
+    let sandbox = Sandbox::new();
+    create_small(&sandbox);
+    // Of session 100, of three.
+    scribble(&sandbox, NAMING, &(7_u64 << 42 | 100 << 30).to_ne_bytes());
+    let refused = sandbox.run(&["run", "job", "--", "true"]);
+    assert!(
+        refused.stderr.contains("naming lock is damaged"),
+        "{refused:?}"
+    );
     let outcome = sandbox.run(&["doctor"]);
-    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let line = line(&outcome, "naming");
+    assert!(
+        line.starts_with("FAIL ") && line.contains("create a new one"),
+        "{line}"
+    );
+}
+
+/// Whoever asks for the name of a lock that is held gets another, and doctor saw nothing.
+#[test]
+fn a_name_that_the_index_does_not_lead_to_fails() {
+    let sandbox = Sandbox::new();
+    create_small(&sandbox);
+    let _holder = sandbox.hold("job");
+    scribble(&sandbox, INDEX, &[0; INDEX_BYTES]);
+    for is_twice in [false, true] {
+        if is_twice {
+            sandbox.ok(&["run", "job", "--", "true"]);
+        }
+        let outcome = sandbox.run(&["doctor"]);
+        assert_eq!(outcome.code(), 1, "{outcome:?}");
+        let line = line(&outcome, "names");
+        assert!(
+            line.starts_with("FAIL ") && line.contains("\"job\""),
+            "{line}"
+        );
+    }
+}
+
+/// As in a container with a boot id of its own. It said that the next to use it resets it.
+#[test]
+fn a_table_of_another_boot_that_is_in_use_fails() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    outdate(&sandbox);
+    assert_eq!(sandbox.run(&["run", "other", "--", "true"]).code(), 125);
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
     let line = line(&outcome, "boot");
     assert!(
-        line.starts_with("warn ") && line.contains("another boot"),
+        line.starts_with("FAIL ") && line.contains("stop the processes"),
         "{line}"
     );
 }

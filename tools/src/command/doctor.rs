@@ -13,8 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use caslock::{
-    Holder, Inspector, Liveness, OpenError, Reclaim, SessionInfo, SlotInfo, SlotState, Snapshot,
-    TableInfo, human,
+    Checkup, Holder, Inspector, Liveness, OpenError, Reclaim, SessionInfo, SlotInfo, SlotState,
+    Snapshot, TableInfo, human,
 };
 
 use crate::exit_code::ExitCode;
@@ -34,7 +34,10 @@ pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
         // Not a finding, but nothing to look at.
         Err(error @ OpenError::NotFound { .. }) => return Err(error.into()),
         Err(error) => report.line(Verdict::Fail, "table", format_args!("{error}"))?,
-        Ok(inspector) => examine(&mut report, path, &inspector.snapshot()?)?,
+        Ok(inspector) => {
+            let (snapshot, checkup) = (inspector.snapshot()?, inspector.checkup()?);
+            examine(&mut report, path, &snapshot, &checkup)?;
+        }
     }
     report.out.finish()?;
     Ok(match report.failed {
@@ -43,24 +46,30 @@ pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+fn examine(
+    report: &mut Report,
+    path: &Path,
+    snapshot: &Snapshot,
+    checkup: &Checkup,
+) -> io::Result<()> {
     let table = &snapshot.table;
+    let seen = Seen {
+        path,
+        snapshot,
+        checkup,
+        flag: table_path::flag(path),
+    };
     describe(report, table)?;
     file(report, path)?;
     directory(report, path)?;
     place(report, path, table)?;
-    boot(report, table)?;
-    let seen = Seen {
-        path,
-        snapshot,
-        flag: table_path::flag(path),
-    };
+    boot(report, &seen)?;
     for slot in &snapshot.slots {
         slot_state(report, slot, &seen)?;
     }
     holders(report, snapshot)?;
     naming(report, &seen)?;
-    names(report, table)?;
+    names(report, &seen)?;
     sessions(report, &seen)?;
     namespaces(report, &snapshot.sessions)?;
     kernel(report)
@@ -70,6 +79,7 @@ fn examine(report: &mut Report, path: &Path, snapshot: &Snapshot) -> io::Result<
 struct Seen<'a> {
     path: &'a Path,
     snapshot: &'a Snapshot,
+    checkup: &'a Checkup,
     /// As [`table_path::flag`] gives it.
     flag: String,
 }
@@ -213,7 +223,8 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
     }
 }
 
-fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
+fn boot(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    let table = &seen.snapshot.table;
     if table.current_boot {
         report.ok("boot", format_args!("written under this boot"))
     } else if !is_boot_known() {
@@ -222,6 +233,17 @@ fn boot(report: &mut Report, table: &TableInfo) -> io::Result<()> {
             format_args!(
                 "boot id unknown (is /proc mounted?): no process can use the table from here, \
                  and whether it was written under this boot cannot be told"
+            ),
+        )
+    } else if seen.checkup.is_reset_blocked {
+        report.fail(
+            "boot",
+            format_args!(
+                "written under another boot, and sessions in it are held, so nobody can reset it \
+                 and use it from here; stop the processes that use it (caslock {}sessions), or, \
+                 if one of you is in a container with a boot id of its own \
+                 (/proc/sys/kernel/random/boot_id), let all have the same",
+                seen.flag
             ),
         )
     } else {
@@ -328,6 +350,10 @@ fn holders(report: &mut Report, snapshot: &Snapshot) -> io::Result<()> {
 
 fn naming(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
     match &seen.snapshot.table.naming {
+        _ if seen.checkup.is_naming_damaged => report.fail(
+            "naming",
+            format_args!("the naming lock is damaged, and nobody can create a name; {ANEW}"),
+        ),
         None => report.ok(
             "naming",
             format_args!("nobody is in the middle of creating a name"),
@@ -354,9 +380,24 @@ fn naming(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
     }
 }
 
-fn names(report: &mut Report, table: &TableInfo) -> io::Result<()> {
-    let (used, of) = (table.names, table.slots);
-    if used < of {
+/// What helps against damage that nothing else mends.
+const ANEW: &str = "stop all processes that use the table, delete it, and create a new one, \
+                    whose tokens begin anew";
+
+fn names(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    for name in &seen.checkup.lost_names {
+        report.fail(
+            "names",
+            format_args!(
+                "\"{name}\": the index of names is damaged and does not lead to its slot, so who \
+                 asks for it next gets another one beside whoever holds this; {ANEW}"
+            ),
+        )?;
+    }
+    let (used, of) = (seen.snapshot.table.names, seen.snapshot.table.slots);
+    if !seen.checkup.lost_names.is_empty() {
+        Ok(())
+    } else if used < of {
         report.ok("names", format_args!("{used} of {of} in use"))
     } else {
         report.warn(
