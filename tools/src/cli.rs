@@ -107,7 +107,8 @@ Examples:
 
 A session is one process's attachment to the table. Late means that its heartbeat is older
 than the lease: it hangs, is stopped, or gets no CPU. A PID in parentheses is one of another
-PID namespace (a container): here it means somebody else, or nobody.";
+PID namespace (a container): here it means somebody else, or nobody. Where (gone) stands, the
+process has ended, and what it has started keeps the session; `caslock doctor` says who.";
 
 const BENCH_HELP: &str = "\
 Examples:

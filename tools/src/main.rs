@@ -10,6 +10,7 @@ mod exit_code;
 mod late_keeper;
 mod offspring;
 mod output;
+mod processes;
 mod program;
 mod stat;
 mod supervise;

@@ -5,6 +5,8 @@ mod common;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 
+use nix::fcntl::{FcntlArg, fcntl};
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -228,6 +230,78 @@ fn a_table_of_another_boot_is_a_warning() {
         line.starts_with("warn ") && line.contains("another boot"),
         "{line}"
     );
+}
+
+/// It said that living processes use them all, and that some of those be ended: by PIDs that
+/// are nobody's any more, or a stranger's.
+#[test]
+fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "2", "test.table"]);
+    let mut orphans = Vec::new();
+    // One whose wrapper is killed, and one whose wrapper has come to its end.
+    let mut holder = sandbox.hold_with(&[], "job", "sleep 1000 & echo $!; wait");
+    orphans.push(Orphan(holder.wrapper.line().parse().expect("its PID")));
+    holder.wrapper.send(Signal::SIGKILL);
+    holder.wrapper.wait();
+    let started = "sleep 1000 >/dev/null 2>&1 & echo $!";
+    let started = sandbox.ok(&["run", "-n", "other", "--", "sh", "-c", started]);
+    orphans.push(Orphan(started.trim().parse().expect("its PID")));
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 1, "{outcome:?}");
+    let line = line(&outcome, "sessions");
+    assert!(
+        line.starts_with("FAIL ") && line.contains(" 2 of them only because of processes "),
+        "{line}"
+    );
+    for orphan in &orphans {
+        let who = format!(" {} (sleep)", orphan.0);
+        assert!(line.contains(&who), "{line}");
+    }
+    let shown = sandbox.ok(&["sessions"]);
+    let pid = holder.wrapper.pid().to_string();
+    let row = shown.lines().find(|line| line.contains(&pid));
+    assert!(row.is_some_and(|row| row.contains("(gone)")), "{shown}");
+}
+
+/// Whoever may read the file can lock its bytes. All sessions were in use, said `run`, and
+/// none, said doctor.
+#[test]
+fn locks_that_caslock_has_not_taken_fail_with_who_has_them() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "3", "test.table"]);
+    let table = File::open(sandbox.table()).expect("the table");
+    let lock = |kind| libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let (shared, unlock) = (lock(libc::F_RDLCK), lock(libc::F_UNLCK));
+    for (take, give) in [
+        (FcntlArg::F_SETLK(&shared), FcntlArg::F_SETLK(&unlock)),
+        (
+            FcntlArg::F_OFD_SETLK(&shared),
+            FcntlArg::F_OFD_SETLK(&unlock),
+        ),
+    ] {
+        fcntl(&table, take).expect("it is locked");
+        assert_eq!(sandbox.run(&["run", "-n", "job", "--", "true"]).code(), 125);
+        let outcome = sandbox.run(&["doctor"]);
+        assert_eq!(outcome.code(), 1, "{outcome:?}");
+        let strangers = line(&outcome, "strangers");
+        let who = format!(
+            " 3 of 3 sessions are locked by process {} (",
+            std::process::id()
+        );
+        assert!(
+            strangers.starts_with("FAIL ") && strangers.contains(&who),
+            "{strangers}"
+        );
+        assert!(line(&outcome, "sessions").starts_with("FAIL "));
+        fcntl(&table, give).expect("it is unlocked");
+    }
 }
 
 /// Makes the table one of another boot.

@@ -3,7 +3,7 @@
 //! Each check is one line: `ok`, `warn` for what will mend itself or can wait, `FAIL` for
 //! what somebody has to do something about.
 
-mod processes;
+mod room;
 mod silent;
 
 use std::fmt;
@@ -19,6 +19,7 @@ use caslock::{
 
 use crate::exit_code::ExitCode;
 use crate::output::{Out, Paint, argument, printable};
+use crate::processes;
 use crate::stat::are_processes_shown;
 use crate::sys;
 use crate::table_path;
@@ -70,7 +71,8 @@ fn examine(
     holders(report, snapshot)?;
     naming(report, &seen)?;
     names(report, &seen)?;
-    sessions(report, &seen)?;
+    room::strangers(report, &seen)?;
+    room::sessions(report, &seen)?;
     namespaces(report, &snapshot.sessions)?;
     kernel(report)
 }
@@ -405,38 +407,6 @@ fn names(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
             format_args!(
                 "{used} of {of} in use; a new one takes the place of an idle one, \
                  which fails when none is idle; more fit in a new table (caslock create --slots)"
-            ),
-        )
-    }
-}
-
-fn sessions(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
-    let (flag, sessions) = (&seen.flag, &seen.snapshot.sessions);
-    let of = seen.snapshot.table.sessions as usize;
-    let dead = sessions
-        .iter()
-        .filter(|session| session.liveness == Liveness::Dead)
-        .count();
-    let living = sessions.len() - dead;
-    let free = of.saturating_sub(living);
-    if free == 0 {
-        report.fail(
-            "sessions",
-            format_args!(
-                "{living} of {of} in use by living processes, so no other can attach; \
-                 end some (caslock {flag}sessions), or make a table with more (caslock create --sessions)"
-            ),
-        )
-    } else if free * 10 < of {
-        report.warn(
-            "sessions",
-            format_args!("{living} of {of} in use, {free} free; see caslock {flag}sessions"),
-        )
-    } else {
-        report.ok(
-            "sessions",
-            format_args!(
-                "{living} of {of} in use by living processes, {dead} left behind by dead ones"
             ),
         )
     }

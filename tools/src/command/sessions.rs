@@ -1,14 +1,16 @@
 //! `caslock sessions`: the processes that use the table.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use caslock::{Inspector, SessionInfo, human};
+use caslock::{Inspector, Liveness, SessionInfo, human};
 use serde::Serialize;
 
 use crate::cli::Sessions;
 use crate::exit_code::ExitCode;
 use crate::output::{Align, Cell, Columns, Out, Paint, millis, shown};
+use crate::processes;
 
 pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode> {
     let sessions = Inspector::open(path)?.snapshot()?.sessions;
@@ -18,13 +20,18 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
     } else if sessions.is_empty() {
         writeln!(out, "no process uses {}", shown(path))?;
     } else {
-        columns(&sessions).write(&mut out)?;
+        columns(path, &sessions).write(&mut out)?;
     }
     out.finish()?;
     Ok(ExitCode::Success)
 }
 
-fn columns(sessions: &[SessionInfo]) -> Columns<7> {
+fn columns(path: &Path, sessions: &[SessionInfo]) -> Columns<7> {
+    let table = fs::symlink_metadata(path);
+    let is_gone = |session: &SessionInfo| {
+        session.same_pid_namespace
+            && (table.as_ref()).is_ok_and(|table| processes::is_gone(session.pid, table))
+    };
     let mut columns = Columns::new([
         ("SESSION", Align::Right),
         ("PID", Align::Right),
@@ -35,11 +42,18 @@ fn columns(sessions: &[SessionInfo]) -> Columns<7> {
         ("LOCKS", Align::Right),
     ]);
     for session in sessions {
+        let liveness = match session.liveness {
+            // What it has started has inherited its proof of life.
+            liveness if liveness != Liveness::Dead && is_gone(session) => {
+                Cell::painted(Paint::Yellow, format_args!("{liveness} (gone)"))
+            }
+            liveness => Cell::painted(Paint::of_liveness(liveness), liveness),
+        };
         columns.push([
             Cell::new(session.session),
             Cell::pid(session.pid, session.same_pid_namespace),
             Cell::new(session.command),
-            Cell::painted(Paint::of_liveness(session.liveness), session.liveness),
+            liveness,
             Cell::new(human(session.heartbeat_age)),
             Cell::new(human(session.attached_for)),
             Cell::new(session.held),

@@ -7,7 +7,7 @@ use std::fs;
 use caslock::Holder;
 
 use super::Seen;
-use super::processes::{self, Process};
+use crate::processes::{self, Process};
 
 /// What has become of a holder that is late, and so what can be done about it. A PID is to
 /// be killed by only if it still is the holder's, and here.
@@ -32,7 +32,7 @@ impl Silent {
         let is_here = is_here && seen.snapshot.table.in_place;
         match fs::symlink_metadata(seen.path) {
             Ok(table) if is_here && processes::is_gone(holder.pid, &table) => Self::Gone {
-                keepers: processes::keepers(&table, holder.session),
+                keepers: processes::keepers(&table, &[holder.session]),
             },
             Ok(_) if is_here => Self::Here { pid: holder.pid },
             _ => Self::Elsewhere,
@@ -58,8 +58,6 @@ impl Silent {
 /// What there is to add to the description of such a holder.
 impl fmt::Display for Silent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// How many processes are named.
-        const NAMED: usize = 3;
         let Self::Gone { keepers } = self else {
             return Ok(());
         };
@@ -68,17 +66,12 @@ impl fmt::Display for Silent {
             [] => {
                 f.write_str("one that cannot be seen from here and has its descriptor of the table")
             }
-            [one] => write!(f, "process {one}, which has its descriptor of the table"),
-            many => {
-                let mut names: Vec<_> = many.iter().take(NAMED).map(Process::to_string).collect();
-                if many.len() > NAMED {
-                    names.push(format!("{} more", many.len() - NAMED));
-                }
-                let last = names.pop().unwrap_or_default();
-                let names = names.join(", ");
+            _ => {
+                let have = if keepers.len() == 1 { "has" } else { "have" };
                 write!(
                     f,
-                    "processes {names} and {last}, which have its descriptor of the table"
+                    "{}, which {have} its descriptor of the table",
+                    processes::named(keepers)
                 )
             }
         }
@@ -90,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_keeps_a_session_alive_is_named_up_to_the_third() {
+    fn who_keeps_a_session_alive_is_named_and_is_to_be_ended() {
         let gone = |pids: std::ops::Range<u32>| {
             let command = "sleep".to_owned();
             let keepers = pids.map(|pid| Process {
@@ -111,16 +104,6 @@ mod tests {
             (
                 gone(7..9),
                 " by processes 7 (sleep) and 8 (sleep), which have ",
-                "end those",
-            ),
-            (
-                gone(7..10),
-                " 7 (sleep), 8 (sleep) and 9 (sleep), which ",
-                "end those",
-            ),
-            (
-                gone(7..12),
-                " 7 (sleep), 8 (sleep), 9 (sleep) and 2 more, which ",
                 "end those",
             ),
         ] {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs::{self, Metadata};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,36 @@ use crate::stat::Stat;
 
 /// A process as people are told of it: `28501 (sleep)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: u32,
-    pub(super) command: String,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) command: String,
+}
+
+impl Process {
+    pub(crate) fn of(pid: u32) -> Self {
+        let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).trim_end().to_owned();
+        Self { pid, command }
+    }
+}
+
+/// Some processes in words, of which there is at least one: `processes 7 (sh) and 9 (sleep)`.
+pub(crate) fn named(processes: &[Process]) -> String {
+    /// How many are named.
+    const NAMED: usize = 3;
+    if let [one] = processes {
+        return format!("process {one}");
+    }
+    let mut names: Vec<_> = processes
+        .iter()
+        .take(NAMED)
+        .map(Process::to_string)
+        .collect();
+    if processes.len() > NAMED {
+        names.push(format!("{} more", processes.len() - NAMED));
+    }
+    let last = names.pop().unwrap_or_default();
+    format!("processes {} and {last}", names.join(", "))
 }
 
 impl fmt::Display for Process {
@@ -30,7 +58,7 @@ impl fmt::Display for Process {
 
 /// Whether the process that had mapped the file under this PID is gone for certain: nobody
 /// has the PID, or a zombie, or a process that has not mapped the file.
-pub(super) fn is_gone(pid: u32, file: &Metadata) -> bool {
+pub(crate) fn is_gone(pid: u32, file: &Metadata) -> bool {
     let Ok(id) = i32::try_from(pid) else {
         return false;
     };
@@ -66,7 +94,7 @@ fn inode(line: &[u8]) -> Option<u64> {
 }
 
 /// The processes that have mapped a file that once stood at the path.
-pub(super) fn users_of_deleted(path: &Path) -> Vec<Process> {
+pub(crate) fn users_of_deleted(path: &Path) -> Vec<Process> {
     let shown = shown_in_maps(&canonical(path));
     let mapped = [b" ", &*shown, b" (deleted)"].concat();
     those_that(|process| {
@@ -97,12 +125,25 @@ fn shown_in_maps(path: &Path) -> Vec<u8> {
 }
 
 /// The processes, this one aside, with a descriptor of the table that carries the byte lock
-/// of this session: as long as there is one, the session counts as alive.
-pub(super) fn keepers(table: &Metadata, session: u32) -> Vec<Process> {
-    let byte = caslock::session_byte(session);
+/// of any of these sessions: as long as there is one, the session counts as alive.
+pub(crate) fn keepers(table: &Metadata, sessions: &[u32]) -> Vec<Process> {
+    those_with_lock(table, |lock| lock.is_ours && lock.is_on_any(sessions))
+}
+
+/// Those that have locked the byte of any of these sessions in another way than caslock does.
+pub(crate) fn strangers(table: &Metadata, sessions: &[u32]) -> Vec<Process> {
+    those_with_lock(table, |lock| !lock.is_ours && lock.is_on_any(sessions))
+}
+
+fn those_with_lock(table: &Metadata, is_meant: impl Fn(&FileLock) -> bool) -> Vec<Process> {
     let is_table = |descriptor: PathBuf| {
         fs::metadata(descriptor)
             .is_ok_and(|found| (found.dev(), found.ino()) == (table.dev(), table.ino()))
+    };
+    let carries = |info: &str| {
+        info.lines()
+            .filter_map(FileLock::parse)
+            .any(|lock| is_meant(&lock))
     };
     those_that(|process| {
         let Ok(descriptors) = fs::read_dir(process.join("fdinfo")) else {
@@ -111,27 +152,50 @@ pub(super) fn keepers(table: &Metadata, session: u32) -> Vec<Process> {
         // The kernel's own note comes first: to follow a descriptor of a filesystem that
         // hangs would hang.
         descriptors.flatten().any(|descriptor| {
-            fs::read_to_string(descriptor.path()).is_ok_and(|info| carries(&info, byte))
+            fs::read_to_string(descriptor.path()).is_ok_and(|info| carries(&info))
                 && is_table(process.join("fd").join(descriptor.file_name()))
         })
     })
 }
 
-/// Whether a descriptor's open file description has locked the byte, by what
-/// `/proc/PID/fdinfo` tells of it:
+/// A lock by `fcntl(2)`, as `/proc/PID/fdinfo` tells of it:
 /// `lock:  1: OFDLCK ADVISORY WRITE -1 00:1b:9321 FIRST LAST`.
-fn carries(info: &str, byte: u64) -> bool {
-    info.lines().any(|line| {
+struct FileLock {
+    /// Whether it is of the kind that caslock takes.
+    is_ours: bool,
+    bytes: RangeInclusive<u64>,
+}
+
+impl FileLock {
+    fn parse(line: &str) -> Option<Self> {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        let &["lock:", _, "OFDLCK", .., first, last] = &fields[..] else {
-            return false;
+        let &[
+            "lock:",
+            _,
+            kind @ ("OFDLCK" | "POSIX"),
+            _,
+            access,
+            ..,
+            first,
+            last,
+        ] = &fields[..]
+        else {
+            return None;
         };
         // A lock without an end says EOF.
         let last = last.parse().unwrap_or(u64::MAX);
-        first
-            .parse()
-            .is_ok_and(|first| (first..=last).contains(&byte))
-    })
+        Some(Self {
+            is_ours: (kind, access) == ("OFDLCK", "WRITE"),
+            bytes: first.parse().ok()?..=last,
+        })
+    }
+
+    fn is_on_any(&self, sessions: &[u32]) -> bool {
+        let mut bytes = sessions
+            .iter()
+            .map(|&session| caslock::session_byte(session));
+        bytes.any(|byte| self.bytes.contains(&byte))
+    }
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -152,9 +216,7 @@ fn those_that(mut have: impl FnMut(&Path) -> bool) -> Vec<Process> {
         if pid == process::id() || !have(&process.path()) {
             continue;
         }
-        let command = fs::read(process.path().join("comm")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).trim_end().to_owned();
-        found.push(Process { pid, command });
+        found.push(Process::of(pid));
     }
     found
 }
@@ -198,20 +260,45 @@ mod tests {
         let witness = table.witness().expect("a witness").as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{witness}"));
         let info = info.expect("what the kernel tells of it");
-        let byte = caslock::session_byte(session);
-        assert!(carries(&info, byte), "{info}");
-        assert!(!carries(&info, byte + 1), "{info}");
+        let mut locks = info.lines().filter_map(FileLock::parse);
+        let lock = locks.next().expect(&info);
+        assert!(lock.is_ours && lock.is_on_any(&[session]), "{info}");
+        assert!(!lock.is_on_any(&[session + 1]), "{info}");
     }
 
     #[test]
     fn a_lock_of_another_kind_or_place_is_not_the_sessions() {
-        let line = |kind, first, last| {
-            format!("pos:\t0\nlock:\t1: {kind} ADVISORY  WRITE -1 00:1b:7 {first} {last}\n")
+        let of = |kind: &str, access: &str, first: u64, last: &str| {
+            let line = format!("lock:\t1: {kind} ADVISORY  {access} -1 00:1b:7 {first} {last}");
+            FileLock::parse(&line)
         };
-        assert!(carries(&line("OFDLCK", "7", "7"), 7));
-        assert!(carries(&line("OFDLCK", "0", "EOF"), 7));
-        assert!(!carries(&line("OFDLCK", "8", "9"), 7));
-        assert!(!carries(&line("POSIX", "7", "7"), 7));
-        assert!(!carries("pos:\t0\n", 7));
+        let byte = caslock::session_byte(7);
+        let ours = |access, first, last: &str| of("OFDLCK", access, first, last).expect("a lock");
+        assert!(ours("WRITE", byte, &byte.to_string()).is_on_any(&[3, 7]));
+        assert!(ours("WRITE", 0, "EOF").is_on_any(&[7]));
+        assert!(!ours("WRITE", byte + 1, "EOF").is_on_any(&[7]));
+        assert!(ours("WRITE", 0, "EOF").is_ours && !ours("READ", 0, "EOF").is_ours);
+        assert!(!of("POSIX", "WRITE", 0, "EOF").expect("a lock").is_ours);
+        // It is in nobody's way.
+        assert!(of("FLOCK", "WRITE", 0, "EOF").is_none());
+        assert!(FileLock::parse("pos:\t0").is_none());
+    }
+
+    #[test]
+    fn processes_are_named_up_to_the_third() {
+        for (count, named) in [
+            (1, "process 7 (sleep)"),
+            (2, "processes 7 (sleep) and 8 (sleep)"),
+            (3, "processes 7 (sleep), 8 (sleep) and 9 (sleep)"),
+            (5, "processes 7 (sleep), 8 (sleep), 9 (sleep) and 2 more"),
+        ] {
+            let command = || "sleep".to_owned();
+            let of = |pid| Process {
+                pid,
+                command: command(),
+            };
+            let processes: Vec<_> = (7..7 + count).map(of).collect();
+            assert_eq!(super::named(&processes), named);
+        }
     }
 }

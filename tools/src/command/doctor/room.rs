@@ -1,0 +1,115 @@
+//! Is there room for another session, and who takes it?
+
+use std::fs;
+use std::io;
+
+use caslock::{Liveness, SessionInfo, Stray};
+
+use super::{Report, Seen};
+use crate::processes::{self, Process};
+
+/// Locks on sessions' bytes that caslock has not taken: whoever may read the file can have them.
+pub(super) fn strangers(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    let strays = || strays(seen).filter(|stray| stray.is_foreign);
+    let sessions: Vec<_> = strays().map(|stray| stray.session).collect();
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    let mut who = match fs::symlink_metadata(seen.path) {
+        Ok(table) => processes::strangers(&table, &sessions),
+        Err(_) => Vec::new(),
+    };
+    for pid in strays().filter_map(|stray| stray.pid) {
+        if who.iter().all(|process| process.pid != pid) {
+            who.push(Process::of(pid));
+        }
+    }
+    let (who, remedy) = match &who[..] {
+        [] => (
+            "a process that cannot be seen from here".to_owned(),
+            "ask as root, outside of every container, to see which, and end it",
+        ),
+        [_] => (processes::named(&who), "end that one"),
+        _ => (processes::named(&who), "end those"),
+    };
+    report.fail(
+        "strangers",
+        format_args!(
+            "{} of {} sessions are locked by {who}, and not by caslock (fcntl(2), on the file): \
+             none of them can be used, and who has died in one seems to live; {remedy}",
+            sessions.len(),
+            seen.snapshot.table.sessions
+        ),
+    )
+}
+
+pub(super) fn sessions(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
+    let (flag, sessions) = (&seen.flag, &seen.snapshot.sessions);
+    let of = seen.snapshot.table.sessions as usize;
+    let dead = sessions
+        .iter()
+        .filter(|session| session.liveness == Liveness::Dead)
+        .count();
+    // Some are locked without a session.
+    let unattached = strays(seen).filter(|stray| !stray.is_attached).count();
+    let taken = sessions.len() - dead + unattached;
+    let free = of.saturating_sub(taken);
+    if free == 0 {
+        report.fail(
+            "sessions",
+            format_args!(
+                "{taken} of {of} in use, so no other can attach{kept}; end some \
+                 (caslock {flag}sessions), or make a table with more (caslock create --sessions)",
+                kept = kept(seen)
+            ),
+        )
+    } else if free * 10 < of {
+        report.warn(
+            "sessions",
+            format_args!(
+                "{taken} of {of} in use, {free} free{kept}; see caslock {flag}sessions",
+                kept = kept(seen)
+            ),
+        )
+    } else {
+        report.ok(
+            "sessions",
+            format_args!("{taken} of {of} in use, {dead} left behind by dead processes"),
+        )
+    }
+}
+
+fn strays<'a>(seen: &Seen<'a>) -> impl Iterator<Item = &'a Stray> {
+    seen.checkup.strays.iter()
+}
+
+/// What there is to add of sessions that no process of their own uses any more, but what such
+/// have started: it has inherited the descriptor that carries the byte lock.
+fn kept(seen: &Seen<'_>) -> String {
+    let Ok(table) = fs::symlink_metadata(seen.path) else {
+        return String::new();
+    };
+    let is_gone = |session: &SessionInfo| {
+        session.liveness != Liveness::Dead
+            && session.same_pid_namespace
+            && processes::is_gone(session.pid, &table)
+    };
+    let gone = seen.snapshot.sessions.iter().filter(|it| is_gone(it));
+    let ended = strays(seen).filter(|stray| !stray.is_foreign);
+    let sessions: Vec<_> = gone
+        .map(|session| session.session)
+        .chain(ended.map(|stray| stray.session))
+        .collect();
+    if sessions.is_empty() || !seen.snapshot.table.in_place {
+        return String::new();
+    }
+    let keepers = processes::keepers(&table, &sessions);
+    let who = match &keepers[..] {
+        [] => "processes that cannot be seen from here".to_owned(),
+        _ => processes::named(&keepers),
+    };
+    format!(
+        ", {} of them only because of {who}, started by processes that are gone",
+        sessions.len()
+    )
+}
