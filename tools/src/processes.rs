@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs::{self, Metadata};
+use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -93,14 +94,26 @@ fn inode(line: &[u8]) -> Option<u64> {
     str::from_utf8(fields.nth(4)?).ok()?.parse().ok()
 }
 
-/// The processes that have mapped a file that once stood at the path.
-pub(crate) fn users_of_deleted(path: &Path) -> Vec<Process> {
+/// The processes that have mapped a file that once stood at the path, and how many more there
+/// are that may not be looked into.
+pub(crate) fn users_of_deleted(path: &Path) -> (Vec<Process>, usize) {
+    let mut unseen = 0;
     let shown = shown_in_maps(&canonical(path));
     let mapped = [b" ", &*shown, b" (deleted)"].concat();
-    those_that(|process| {
-        let maps = fs::read(process.join("maps")).unwrap_or_default();
-        lines(&maps).any(|line| line.ends_with(&mapped))
-    })
+    let found = those_that(|process| match fs::read(process.join("maps")) {
+        Ok(maps) => lines(&maps).any(|line| line.ends_with(&mapped)),
+        Err(error) => {
+            let is_refused = error.kind() == io::ErrorKind::PermissionDenied;
+            unseen += usize::from(is_refused && !is_without_memory(process));
+            false
+        }
+    });
+    (found, unseen)
+}
+
+/// Whether it is a kernel thread or a zombie: these have no arguments, either.
+fn is_without_memory(process: &Path) -> bool {
+    fs::read(process.join("cmdline")).is_ok_and(|arguments| arguments.is_empty())
 }
 
 /// The path without links and dots. The file may be gone; its directory is there.

@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use common::{CASLOCK, Outcome, Running, Sandbox, Stat, skip, until};
 
@@ -168,6 +169,58 @@ fn a_process_on_a_deleted_file_is_found_by_every_path_to_it() {
     }
 }
 
+/// The doctor of a user that has no part in root's processes, nor may end them.
+fn as_nobody(sandbox: &Sandbox, args: &[&str]) -> Option<Outcome> {
+    if !geteuid().is_root() {
+        skip("only root can become another user");
+        return None;
+    }
+    let program = sandbox.path().join("caslock");
+    fs::copy(CASLOCK, &program).expect("a copy");
+    fs::set_permissions(sandbox.path(), Permissions::from_mode(0o755)).expect("its mode");
+    let mut command = sandbox.command(&program);
+    command.args(args).uid(NOBODY).gid(NOBODY);
+    Some(sandbox.start(command).finish())
+}
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn how_far_the_look_for_processes_on_a_deleted_file_went_is_said() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--mode", "0660", "test.table"]);
+    if chown(sandbox.table(), Some(NOBODY), Some(NOBODY)).is_ok()
+        && let Some(outcome) = as_nobody(&sandbox, &["doctor"])
+    {
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+        let line = line(&outcome, "in");
+        assert!(line.contains(" could not be looked into"), "{line}");
+    }
+}
+
+/// Nobody of its users could take a lock, and all was well.
+#[test]
+fn a_table_that_may_only_be_read_is_a_warning() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--mode", "0644", "test.table"]);
+    assert!(line(&sandbox.run(&["doctor"]), "file").starts_with("ok "));
+    if let Some(outcome) = as_nobody(&sandbox, &["doctor"]) {
+        let line = line(&outcome, "file");
+        assert!(
+            line.starts_with("warn ") && line.contains("may not write to it"),
+            "{line}"
+        );
+    }
+    let here = sandbox.path().display();
+    let mounts = format!("mount --bind {here} {here} && mount -o remount,bind,ro {here}");
+    if let Some(outcome) = sandbox.run_with_mounts(&mounts, &["doctor"]) {
+        let line = line(&outcome, "file");
+        assert!(
+            line.starts_with("warn ") && line.contains("mounted read-only"),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn a_directory_where_anybody_may_replace_the_table_fails() {
     let sandbox = Sandbox::new();
@@ -251,7 +304,7 @@ fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
     assert_eq!(outcome.code(), 1, "{outcome:?}");
     let line = line(&outcome, "sessions");
     assert!(
-        line.starts_with("FAIL ") && line.contains(" 2 of them only because of processes "),
+        line.starts_with("FAIL ") && line.contains(" (2 of them only because of processes "),
         "{line}"
     );
     for orphan in &orphans {

@@ -16,6 +16,8 @@ use caslock::{
     Checkup, Holder, Inspector, Liveness, OpenError, Reclaim, SessionInfo, SlotInfo, SlotState,
     Snapshot, TableInfo, human,
 };
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use crate::exit_code::ExitCode;
 use crate::output::{Out, Paint, argument, printable};
@@ -146,22 +148,36 @@ fn describe(report: &mut Report, table: &TableInfo) -> io::Result<()> {
     )
 }
 
-/// The rules that every open applies; it has just been opened, so this is for the reader.
+/// The rules that every open for reading applies; it has just been opened, so this is for the
+/// reader. And what taking locks takes beyond.
 fn file(report: &mut Report, path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) => report.ok(
-            "file",
-            format_args!(
-                "{} bytes, {} link, user {}, group {}, mode {:04o}",
-                found.len(),
-                found.nlink(),
-                found.uid(),
-                found.gid(),
-                found.mode() & 0o7777
-            ),
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) => return report.fail("file", format_args!("cannot be examined: {error}")),
+    };
+    let (verdict, but) = match eaccess(path, AccessFlags::W_OK) {
+        Err(Errno::EROFS) => (
+            Verdict::Warn,
+            "; mounted read-only, so that nobody can take a lock by this path",
         ),
-        Err(error) => report.fail("file", format_args!("cannot be examined: {error}")),
-    }
+        Err(Errno::EACCES | Errno::EPERM) => (
+            Verdict::Warn,
+            "; who asks may not write to it, and so can take no lock",
+        ),
+        _ => (Verdict::Ok, ""),
+    };
+    report.line(
+        verdict,
+        "file",
+        format_args!(
+            "{} bytes, {} link, user {}, group {}, mode {:04o}{but}",
+            found.len(),
+            found.nlink(),
+            found.uid(),
+            found.gid(),
+            found.mode() & 0o7777
+        ),
+    )
 }
 
 /// Who may write in the directory may put another file in the table's place.
@@ -200,7 +216,7 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
             format_args!("the file was unlinked or replaced just now; look again"),
         );
     }
-    let left_behind = processes::users_of_deleted(path);
+    let (left_behind, unseen) = processes::users_of_deleted(path);
     for process in &left_behind {
         report.fail(
             "in place",
@@ -213,9 +229,14 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
     if !left_behind.is_empty() {
         Ok(())
     } else if are_processes_shown() {
+        let but = match unseen {
+            0 => String::new(),
+            _ if geteuid().is_root() => format!(", but {unseen} could not be looked into"),
+            _ => format!(", but {unseen} could not be looked into (ask as root)"),
+        };
         report.ok(
             "in place",
-            format_args!("no process uses a deleted file of this name"),
+            format_args!("no process shown here uses a deleted file of this name{but}"),
         )
     } else {
         report.warn(

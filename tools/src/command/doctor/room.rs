@@ -58,7 +58,7 @@ pub(super) fn sessions(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
         report.fail(
             "sessions",
             format_args!(
-                "{taken} of {of} in use, so no other can attach{kept}; end some \
+                "{taken} of {of} in use{kept}, so no other can attach; end some \
                  (caslock {flag}sessions), or make a table with more (caslock create --sessions)",
                 kept = kept(seen)
             ),
@@ -83,7 +83,7 @@ fn strays<'a>(seen: &Seen<'a>) -> impl Iterator<Item = &'a Stray> {
     seen.checkup.strays.iter()
 }
 
-/// What there is to add of sessions that no process of their own uses any more, but what such
+/// What there is to add, of sessions that no process of their own uses any more, but what such
 /// have started: it has inherited the descriptor that carries the byte lock.
 fn kept(seen: &Seen<'_>) -> String {
     let Ok(table) = fs::symlink_metadata(seen.path) else {
@@ -109,7 +109,7 @@ fn kept(seen: &Seen<'_>) -> String {
         _ => processes::named(&keepers),
     };
     format!(
-        ", {} of them only because of {who}, started by processes that are gone",
+        " ({} of them only because of {who}, started by processes that are gone)",
         sessions.len()
     )
 }
