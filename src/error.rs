@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::holder::{FencingToken, Holder, Previous, printable};
+use crate::paste::table_option;
 
 /// Why a table could not be opened or created.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +130,9 @@ pub enum OpenError {
         /// The policy that the table has.
         found: String,
     },
-    /// Every session record belongs to a living process.
-    #[error("{path}: {all} in use by living processes; `caslock sessions` lists them", path = .path.display(), all = all_sessions(*.sessions))]
+    /// Every session record belongs to a living process, or to one of which a child lives that
+    /// has inherited its [`witness`](crate::LockTable::witness).
+    #[error("{path}: {all} in use, by living processes or by what dead ones have started; see `caslock {option}sessions` and `caslock {option}doctor`", path = .path.display(), all = all_sessions(*.sessions), option = table_option(.path))]
     SessionsFull {
         /// The table's path.
         path: PathBuf,
@@ -180,7 +182,7 @@ pub enum LockError {
     },
     /// Every slot is held, waited for, or carries the news of a holder that left without releasing.
     #[error(
-        "no slot for \"{name}\": all {slots} are held, waited for or abandoned; `caslock ls` shows them, and `caslock force-release` frees an abandoned one",
+        "no slot for \"{name}\": all {slots} are held, waited for or abandoned; a forced release acknowledges an abandoned one, and frees it",
         name = printable(.name)
     )]
     TableFull {
@@ -237,7 +239,7 @@ pub enum AcquireError {
     },
     /// The slot's owner word is one that no rule can have produced.
     #[error(
-        "the slot of \"{name}\" is damaged (owner word {word:#018x}); `caslock force-release --even-if-alive` frees it",
+        "the slot of \"{name}\" is damaged (owner word {word:#018x}); a forced release frees it, by the token that it is shown with",
         name = printable(.name)
     )]
     Corrupt {
@@ -356,7 +358,7 @@ pub enum ForceReleaseError {
     },
     /// The slot's latest grant is another one.
     #[error(
-        "\"{name}\": token {asked} is not the latest grant, which is {current}; look again (`caslock show`) before forcing",
+        "\"{name}\": token {asked} is not the latest grant, which is {current}; look again before forcing",
         name = printable(.name)
     )]
     TokenMismatch {

@@ -63,6 +63,7 @@ mod layout;
 mod lock;
 mod mapping;
 mod os;
+mod paste;
 mod place;
 mod protocol;
 mod runs;
@@ -86,6 +87,8 @@ pub use inspect::{Forced, Inspector, SessionInfo, SlotInfo, SlotState, Snapshot,
 pub use lock::Lock;
 #[doc(hidden)]
 pub use os::byte_lock::session_byte;
+#[doc(hidden)]
+pub use paste::{argument, table_option};
 pub use table::{LockTable, Options, Reclaim};
 
 /// The longest lock name, in bytes.

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-pub(crate) use caslock::printable;
 use caslock::{Holder, Liveness, SlotInfo, SlotState};
+pub(crate) use caslock::{argument, printable};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
@@ -81,20 +81,6 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
 /// A path for people: as it is, unless a terminal would take part of it for something else.
 pub(crate) fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
-}
-
-/// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would
-/// take more than a pair of quotes.
-pub(crate) fn argument(name: &str) -> Cow<'_, str> {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,=".contains(c);
-    let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains(['\'', '\\']);
-    if name.is_empty() || name.starts_with('-') || !is_quotable {
-        Cow::Borrowed("NAME")
-    } else if name.chars().all(plain) {
-        Cow::Borrowed(name)
-    } else {
-        Cow::Owned(format!("'{name}'"))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,15 +361,6 @@ pub(crate) fn millis(duration: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_shown_as_one_can_paste_them() {
-        assert_eq!(argument("db/main-1"), "db/main-1");
-        assert_eq!(argument("a b$c"), "'a b$c'");
-        for name in ["", "-n", "it's", "a\\u{1b}", "a\x1b"] {
-            assert_eq!(argument(name), "NAME", "{name:?}");
-        }
-    }
 
     #[test]
     fn json_carries_the_text_itself_in_letters_that_a_terminal_can_show() {

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::exit_code::{ExitCode, Refusal};
-use crate::output::argument;
 
 const FILE: &str = "default.table";
 
@@ -49,21 +48,13 @@ fn resolve(
 }
 
 /// What `caslock` needs before its verb in a line that somebody is to paste, so that it is
-/// about this table: nothing, or `--table PATH ` with the blank. A path that takes more than
-/// a pair of quotes is left to whoever pastes.
+/// about this table: nothing, or as [`caslock::table_option`] has it.
 pub(crate) fn flag(path: &Path) -> String {
     let goes_without_saying = from_environment().is_none() && path == users_directory().join(FILE);
     match goes_without_saying {
         true => String::new(),
-        false => spelt_out(path),
+        false => caslock::table_option(path),
     }
-}
-
-fn spelt_out(path: &Path) -> String {
-    let quoted = path.to_str().map(argument);
-    // An absolute path is never the word that stands for what cannot be quoted.
-    let quoted = quoted.filter(|quoted| quoted.contains('/'));
-    format!("--table {} ", quoted.as_deref().unwrap_or("PATH"))
 }
 
 /// A variable that is set to nothing is meant as one that is not set. An option that is, is
@@ -139,9 +130,6 @@ fn refuse(directory: &Path, error: &io::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-
     use super::*;
 
     #[test]
@@ -154,19 +142,5 @@ mod tests {
         assert_eq!(default_directory(Some("run".into()), 7), shm);
         assert_eq!(default_directory(Some("".into()), 7), shm);
         assert_eq!(default_directory(None, 7), shm);
-    }
-
-    #[test]
-    fn a_line_to_be_pasted_spells_out_the_table_as_a_shell_reads_it() {
-        for (path, flag) in [
-            ("/run/app.table", "--table /run/app.table "),
-            ("/run/my app.table", "--table '/run/my app.table' "),
-            ("/run/o'clock.table", "--table PATH "),
-            ("/run/a\x1b.table", "--table PATH "),
-        ] {
-            assert_eq!(spelt_out(Path::new(path)), flag);
-        }
-        let unreadable = OsStr::from_bytes(b"/run/\xff.table");
-        assert_eq!(spelt_out(Path::new(unreadable)), "--table PATH ");
     }
 }

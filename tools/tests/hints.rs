@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{CASLOCK, Sandbox};
+use common::{CASLOCK, Running, Sandbox};
 
 /// Where `caslock` is made to look: no table is named, and the default one is in here.
 fn elsewhere(sandbox: &Sandbox, mut command: Command) -> Command {
@@ -96,4 +96,29 @@ fn the_default_table_is_named_where_a_variable_names_another() {
     command.env("CASLOCK_TABLE", &table);
     let shown = sandbox.start(command).finish();
     assert!(shown.stderr.contains("`caslock --table /"), "{shown:?}");
+}
+
+/// It was `caslock sessions`, which was about the default table.
+#[test]
+fn a_table_out_of_sessions_names_itself_in_what_it_proposes() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.path().join("my own.table");
+    let table = table.to_str().expect("a readable path");
+    sandbox.ok(&["create", "--sessions", "1", table]);
+    let hold = ["--table", table, "run", "job", "--"];
+    let script = ["sh", "-c", "echo $$; exec sleep 1000"];
+    let holder = sandbox.caslock(&[&hold[..], &script].concat());
+    let holder = Running::of(sandbox.start(holder));
+    let refused = sandbox.run(&["--table", table, "run", "-n", "other", "--", "true"]);
+    let proposed: Vec<_> = refused.stderr.split('`').skip(1).step_by(2).collect();
+    let outcomes = proposed.iter().map(|line| {
+        let mut shell = sandbox.command("sh");
+        shell.args(["-c", line]);
+        sandbox.start(elsewhere(&sandbox, shell)).finish()
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    assert_eq!(outcomes.len(), 2, "{refused:?}");
+    let pid = holder.wrapper.pid().to_string();
+    assert!(outcomes[0].stdout.contains(&pid), "{outcomes:?}");
+    assert!(outcomes[1].stdout.contains("1 of 1 in use"), "{outcomes:?}");
 }
