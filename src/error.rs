@@ -26,11 +26,13 @@ pub enum OpenError {
         /// The table's path.
         path: PathBuf,
     },
-    /// The file or its directory may not be read and written by this user.
-    #[error("{path}: permission denied; opening a lock table takes read and write access", path = .path.display())]
+    /// The file or its directory may not be used by this user as it would have to be.
+    #[error("{path}: permission denied; {takes}", path = .path.display())]
     PermissionDenied {
         /// The table's path.
         path: PathBuf,
+        /// What takes which access, for people.
+        takes: &'static str,
     },
     /// The path holds a symbolic link, a directory, a FIFO or a device.
     #[error("{path}: not a regular file but {found}; a lock table is opened without following links", path = .path.display())]

@@ -337,6 +337,10 @@ struct Draft<'a> {
     mode: u32,
 }
 
+/// What [`OpenError::PermissionDenied`] says of creating a table.
+const TO_CREATE: &str =
+    "creating a lock table takes write access to its directory, and a way to it";
+
 /// What came of creating a file without a name.
 enum Unnamed {
     Published,
@@ -430,7 +434,10 @@ impl Draft<'_> {
                 path,
                 bytes: self.geometry.file_len(),
             },
-            Some(libc::EACCES | libc::EPERM) => OpenError::PermissionDenied { path },
+            Some(libc::EACCES | libc::EPERM) => OpenError::PermissionDenied {
+                path,
+                takes: TO_CREATE,
+            },
             _ => OpenError::Io { path, doing, error },
         }
     }
@@ -533,15 +540,22 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, &Path), OpenError> {
         Ok(directory) => Ok((directory, Path::new(name))),
         Err(Errno::ACCESS) => Err(OpenError::PermissionDenied {
             path: path.to_path_buf(),
+            takes: TO_CREATE,
         }),
         Err(error) => Err(io_error(path, "opening its directory")(error.into())),
     }
 }
 
 fn open_no_link(path: &Path, access: Access) -> Result<OwnedFd, OpenError> {
-    let access = match access {
-        Access::ReadOnly => OFlags::RDONLY,
-        Access::ReadWrite => OFlags::RDWR,
+    let (access, takes) = match access {
+        Access::ReadOnly => (
+            OFlags::RDONLY,
+            "looking at a lock table takes read access to it, and a way to it",
+        ),
+        Access::ReadWrite => (
+            OFlags::RDWR,
+            "using a lock table takes read and write access to it, and a way to it",
+        ),
     };
     // NONBLOCK: a planted FIFO must not hang whoever opens it. NOCTTY: nor a terminal
     // become ours.
@@ -550,7 +564,7 @@ fn open_no_link(path: &Path, access: Access) -> Result<OwnedFd, OpenError> {
         let path = path.to_path_buf();
         match error {
             Errno::NOENT => OpenError::NotFound { path },
-            Errno::ACCESS | Errno::PERM => OpenError::PermissionDenied { path },
+            Errno::ACCESS | Errno::PERM => OpenError::PermissionDenied { path, takes },
             // What is not to be opened at all: a link, a directory, a socket, a device.
             _ => match Status::at_path(&path)
                 .ok()

@@ -433,7 +433,7 @@ fn a_strangers_file_where_anybody_may_put_one_is_77() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_77() {
+fn what_may_not_be_read_or_written_is_77() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "test.table"]);
     fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o000)).expect("its mode");
@@ -441,15 +441,27 @@ fn a_file_that_may_not_be_read_is_77() {
     let program = sandbox.path().join("caslock");
     fs::copy(CASLOCK, &program).expect("a copy");
     fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    for args in [&["run", "job", "--", "true"][..], &["ls"]] {
+    let another = ["--table", "another.table", "run", "job", "--", "true"];
+    for (args, why) in [
+        (
+            &["run", "job", "--", "true"][..],
+            "takes read and write access",
+        ),
+        (&["ls"], "takes read access"),
+        (&another, "takes write access to its directory"),
+    ] {
         let mut command = sandbox.command(&program);
         command.args(args);
         if geteuid().is_root() {
             command.uid(65_534).gid(65_534);
+        } else if args == another {
+            fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o555)).expect("it");
         }
         let outcome = sandbox.start(command).finish();
         assert_eq!(outcome.code(), 77, "{outcome:?}");
+        assert!(outcome.stderr.contains(why), "{outcome:?}");
     }
+    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
 }
 
 #[test]
