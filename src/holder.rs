@@ -194,16 +194,21 @@ pub struct Holder {
     pub heartbeat_age: Duration,
     /// Whether its PID means the same here as there; `false`, too, where that cannot be told.
     pub same_pid_namespace: bool,
+    /// Whether the latter is `false` only because it cannot be told.
+    pub(crate) is_namespace_unknown: bool,
 }
 
 impl Holder {
     /// The process in words: its PID, in parentheses and with a word on it if it means
-    /// another process here, and its command name.
+    /// another process here, or may do so, and its command name.
     pub fn process(&self) -> impl fmt::Display {
         let Self { pid, command, .. } = self;
-        match self.same_pid_namespace {
-            true => format!("process {pid} ({command})"),
-            false => format!("process ({pid}) ({command}) in another PID namespace"),
+        match (self.same_pid_namespace, self.is_namespace_unknown) {
+            (true, _) => format!("process {pid} ({command})"),
+            (false, true) => {
+                format!("process ({pid}) ({command}), perhaps of another PID namespace")
+            }
+            (false, false) => format!("process ({pid}) ({command}) in another PID namespace"),
         }
     }
 }
@@ -370,6 +375,7 @@ mod tests {
             liveness: Liveness::Alive,
             heartbeat_age: Duration::ZERO,
             same_pid_namespace: true,
+            is_namespace_unknown: false,
         }
     }
 
@@ -399,6 +405,11 @@ mod tests {
         assert_eq!(
             holder.to_string(),
             "process (7) (job) in another PID namespace, token 3, held for 12s"
+        );
+        holder.is_namespace_unknown = true;
+        assert_eq!(
+            holder.to_string(),
+            "process (7) (job), perhaps of another PID namespace, token 3, held for 12s"
         );
     }
 

@@ -452,7 +452,7 @@ fn a_table_of_another_boot_that_is_in_use_fails() {
 fn without_proc_it_says_what_it_cannot_tell() {
     let sandbox = Sandbox::new();
     let _holder = sandbox.hold("job");
-    let script = "mount -t tmpfs none /proc || exit 99; exec \"$0\" doctor";
+    let script = "mount -t tmpfs none /proc || exit 99; \"$0\" show job; exec \"$0\" doctor";
     let mut command = sandbox.command("unshare");
     command.args(["--mount", "sh", "-c", script, CASLOCK]);
     let outcome = sandbox.start(command).finish();
@@ -474,6 +474,8 @@ fn without_proc_it_says_what_it_cannot_tell() {
         );
     }
     assert!(!outcome.stdout.contains("another boot"), "{outcome:?}");
+    assert!(!outcome.stdout.contains(") in another PID"), "{outcome:?}");
+    assert!(outcome.stdout.contains("perhaps of another"), "{outcome:?}");
 }
 
 #[test]
