@@ -207,6 +207,12 @@ impl Inspector {
         Ok(Self { view, gate })
     }
 
+    /// The table's reclaim policy.
+    #[must_use]
+    pub fn reclaim(&self) -> Reclaim {
+        self.view.geometry.reclaim()
+    }
+
     /// A snapshot of slots, holders, waiters and sessions.
     ///
     /// # Errors

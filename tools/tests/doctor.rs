@@ -73,6 +73,10 @@ fn a_hung_holder_fails_where_it_is_waited_for_for_ever() {
         until("it is late", || {
             sandbox.json(&show)["holder"]["liveness"] == "late"
         });
+        let shown = sandbox.ok(&["--table", table, "show", "job"]);
+        assert!(shown.contains("hung, stopped or starved"), "{shown}");
+        let has_lease = table == "expiry.table";
+        assert_eq!(shown.contains("a whole lease"), has_lease, "{shown}");
         let outcome = sandbox.run(&["--table", table, "doctor"]);
         assert_eq!(outcome.code(), code, "{outcome:?}");
         let lock = line(&outcome, "lock");
@@ -127,6 +131,8 @@ fn a_holder_that_is_gone_is_told_from_who_keeps_its_session_alive() {
             assert!(line.contains(&who), "{line}");
             assert!(!line.contains("kill -CONT"), "{line}");
             assert!(!line.contains(&format!(" {others} ")), "{line}");
+            let shown = sandbox.ok(&["--table", table, "show", "job"]);
+            assert!(shown.contains("late: that process is gone"), "{shown}");
         };
         examine();
         holder.wrapper.wait();

@@ -1,17 +1,20 @@
 //! `caslock show`: one lock with everything known of it.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use caslock::{Inspector, Liveness, SlotInfo, SlotState, human};
+use caslock::{Holder, Inspector, Liveness, Reclaim, SlotInfo, SlotState, human};
 
 use crate::cli::Show;
 use crate::exit_code::{ExitCode, Refusal};
 use crate::output::{Out, Paint, SlotJson, argument, printable};
+use crate::processes;
 use crate::table_path;
 
 pub(crate) fn show(path: &Path, args: &Show) -> anyhow::Result<ExitCode> {
-    let Some(slot) = Inspector::open(path)?.slot(&args.name)? else {
+    let inspector = Inspector::open(path)?;
+    let Some(slot) = inspector.slot(&args.name)? else {
         let message = format!(
             "{}: no lock named \"{}\"; `caslock {}ls` lists them",
             path.display(),
@@ -24,13 +27,13 @@ pub(crate) fn show(path: &Path, args: &Show) -> anyhow::Result<ExitCode> {
     if args.json {
         out.json(&SlotJson::from(&slot))?;
     } else {
-        describe(&mut out, path, &slot)?;
+        describe(&mut out, path, &inspector, &slot)?;
     }
     out.finish()?;
     Ok(ExitCode::Success)
 }
 
-fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
+fn describe(out: &mut Out, path: &Path, inspector: &Inspector, slot: &SlotInfo) -> io::Result<()> {
     line(out, "name", Paint::Bold, &slot.name)?;
     line(out, "table", Paint::Plain, path.display())?;
     line(
@@ -45,18 +48,7 @@ fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
         let who = format!("{}, session {}", holder.process(), holder.session);
         line(out, "holder", Paint::Plain, who)?;
         line(out, "held for", Paint::Plain, human(holder.held_for))?;
-        let liveness = match holder.liveness {
-            Liveness::Dead => "dead: the next to ask gets the lock",
-            Liveness::Late => "late: no heartbeat for a whole lease; hung, stopped or starved",
-            Liveness::Alive => "alive",
-            _ => "unknown: the kernel could not be asked",
-        };
-        line(
-            out,
-            "liveness",
-            Paint::of_liveness(holder.liveness),
-            liveness,
-        )?;
+        liveness(out, path, inspector, &holder)?;
         let age = format!("{} ago", human(holder.heartbeat_age));
         line(out, "heartbeat", Paint::Plain, age)?;
     } else {
@@ -84,6 +76,29 @@ fn describe(out: &mut Out, path: &Path, slot: &SlotInfo) -> io::Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+fn liveness(out: &mut Out, path: &Path, inspector: &Inspector, holder: &Holder) -> io::Result<()> {
+    let is_gone = holder.same_pid_namespace
+        && fs::symlink_metadata(path).is_ok_and(|table| processes::is_gone(holder.pid, &table));
+    let text = match (holder.liveness, inspector.reclaim()) {
+        (Liveness::Dead, _) => "dead: the next to ask gets the lock",
+        (liveness, _) if is_gone => {
+            let text = format!(
+                "{liveness}: that process is gone, but what it has started keeps its session; \
+                 caslock {}doctor says who",
+                table_path::flag(path)
+            );
+            return line(out, "liveness", Paint::Yellow, text);
+        }
+        (Liveness::Late, Reclaim::OnDeath) => {
+            "late: no heartbeat for long; hung, stopped or starved"
+        }
+        (Liveness::Late, _) => "late: no heartbeat for a whole lease; hung, stopped or starved",
+        (Liveness::Alive, _) => "alive",
+        _ => "unknown: the kernel could not be asked",
+    };
+    line(out, "liveness", Paint::of_liveness(holder.liveness), text)
 }
 
 fn line(out: &mut Out, label: &str, paint: Paint, value: impl std::fmt::Display) -> io::Result<()> {
