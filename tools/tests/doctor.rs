@@ -133,6 +133,9 @@ fn a_holder_that_is_gone_is_told_from_who_keeps_its_session_alive() {
             assert!(!line.contains(&format!(" {others} ")), "{line}");
             let shown = sandbox.ok(&["--table", table, "show", "job"]);
             assert!(shown.contains("late: that process is gone"), "{shown}");
+            let sessions = self::line(&outcome, "sessions");
+            let who = format!("process {} (sleep)", orphan.0);
+            assert!(sessions.contains(&who), "{sessions}");
         };
         examine();
         holder.wrapper.wait();

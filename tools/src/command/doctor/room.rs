@@ -54,27 +54,24 @@ pub(super) fn sessions(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
     let unattached = strays(seen).filter(|stray| !stray.is_attached).count();
     let taken = sessions.len() - dead + unattached;
     let free = of.saturating_sub(taken);
+    let kept = kept(seen);
     if free == 0 {
         report.fail(
             "sessions",
             format_args!(
                 "{taken} of {of} in use{kept}, so no other can attach; end some \
-                 (caslock {flag}sessions), or make a table with more (caslock create --sessions)",
-                kept = kept(seen)
+                 (caslock {flag}sessions), or make a table with more (caslock create --sessions)"
             ),
         )
     } else if free * 10 < of {
         report.warn(
             "sessions",
-            format_args!(
-                "{taken} of {of} in use, {free} free{kept}; see caslock {flag}sessions",
-                kept = kept(seen)
-            ),
+            format_args!("{taken} of {of} in use, {free} free{kept}; see caslock {flag}sessions"),
         )
     } else {
         report.ok(
             "sessions",
-            format_args!("{taken} of {of} in use, {dead} left behind by dead processes"),
+            format_args!("{taken} of {of} in use{kept}, {dead} left behind by dead processes"),
         )
     }
 }
