@@ -131,6 +131,31 @@ fn stray(view: &View, session: u32) -> Option<Stray> {
     })
 }
 
+/// Which of these sessions send a heartbeat within two beats, by the count of them.
+pub(crate) fn beating(view: &View, sessions: &[u32]) -> Vec<u32> {
+    /// For keepers that get their processor late.
+    const SLACK: Duration = Duration::from_millis(100);
+    let begun = Instant::now();
+    let patience = 2 * view.geometry.beat() + SLACK;
+    let sign = |session| view.record(session).map(SessionRecord::life_sign);
+    let before: Vec<_> = sessions.iter().map(|&session| sign(session)).collect();
+    loop {
+        let beating: Vec<_> = (sessions.iter().copied().zip(&before))
+            .filter(|&(session, before)| {
+                let (Some(now), Some(before)) = (sign(session), before) else {
+                    return false;
+                };
+                now.is_same_session(before) && now != *before
+            })
+            .map(|(session, _)| session)
+            .collect();
+        if beating.len() == sessions.len() || begun.elapsed() > patience {
+            return beating;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

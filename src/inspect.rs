@@ -279,6 +279,20 @@ impl Inspector {
         Ok(checkup::checkup(&self.view))
     }
 
+    /// Which of these sessions send a heartbeat while this waits for it, for two seconds at
+    /// most. One that shows as late and is among them has another clock than this process.
+    ///
+    /// For the command line: not part of the library's promise.
+    ///
+    /// # Errors
+    ///
+    /// [`InspectError::Forked`] in a forked child.
+    #[doc(hidden)]
+    pub fn beating(&self, sessions: &[u32]) -> Result<Vec<u32>, InspectError> {
+        self.not_forked()?;
+        Ok(checkup::beating(&self.view, sessions))
+    }
+
     fn not_forked(&self) -> Result<(), InspectError> {
         if self.gate.is_wiped() {
             return Err(crate::error::Forked {

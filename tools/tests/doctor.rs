@@ -87,6 +87,27 @@ fn a_hung_holder_fails_where_it_is_waited_for_for_ever() {
     }
 }
 
+/// By the date of its last heartbeat it was hung, and to be killed.
+#[test]
+fn a_holder_with_another_clock_is_not_taken_for_hung() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--reclaim", "on-death", "test.table"]);
+    let mut command = sandbox.command("unshare");
+    command.args(["--time", "--monotonic", "-15", "--fork", "--kill-child"]);
+    command.args([CASLOCK, "run", "job", "--", "sh", "-c"]);
+    command.arg("echo runs; exec sleep 1000");
+    let mut holder = sandbox.start(command);
+    if holder.next_line().is_none() {
+        skip("time namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    assert_eq!(sandbox.slot("job")["holder"]["liveness"], "late");
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(!outcome.stdout.contains("kill -CONT"), "{outcome:?}");
+    assert!(line(&outcome, "clocks").starts_with("warn "), "{outcome:?}");
+}
+
 /// Killed when it is dropped: a process that its wrapper does not take with it.
 struct Orphan(u32);
 

@@ -3,6 +3,7 @@
 //! Each check is one line: `ok`, `warn` for what will mend itself or can wait, `FAIL` for
 //! what somebody has to do something about.
 
+mod clocks;
 mod room;
 mod silent;
 
@@ -38,8 +39,9 @@ pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
         Err(error @ OpenError::NotFound { .. }) => return Err(error.into()),
         Err(error) => report.line(Verdict::Fail, "table", format_args!("{error}"))?,
         Ok(inspector) => {
-            let (snapshot, checkup) = (inspector.snapshot()?, inspector.checkup()?);
-            examine(&mut report, path, &snapshot, &checkup)?;
+            let (snapshot, others) = clocks::snapshot(&inspector)?;
+            examine(&mut report, path, &snapshot, &inspector.checkup()?)?;
+            clocks::clocks(&mut report, others)?;
         }
     }
     report.out.finish()?;
