@@ -514,8 +514,14 @@ impl Shared {
     /// Closes the session's record: nobody beats any more. If a guard was forgotten, the
     /// record stays as a dead session's does, and is swept before it is used again.
     fn leave(&self) {
-        if !self.holds_any() {
-            self.record().close();
+        if self.holds_any() {
+            return;
+        }
+        self.record().close();
+        // Whoever has inherited the witness keeps no session in use that is over.
+        if let Some(witness) = self.witness() {
+            let byte = byte_lock::session_byte(self.identity.session());
+            let _ = byte_lock::unlock(witness, byte);
         }
     }
 

@@ -322,14 +322,14 @@ fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--sessions", "2", "test.table"]);
     let mut orphans = Vec::new();
-    // One whose wrapper is killed, and one whose wrapper has come to its end.
-    let mut holder = sandbox.hold_with(&[], "job", "sleep 1000 & echo $!; wait");
-    orphans.push(Orphan(holder.wrapper.line().parse().expect("its PID")));
-    holder.wrapper.send(Signal::SIGKILL);
-    holder.wrapper.wait();
-    let started = "sleep 1000 >/dev/null 2>&1 & echo $!";
-    let started = sandbox.ok(&["run", "-n", "other", "--", "sh", "-c", started]);
-    orphans.push(Orphan(started.trim().parse().expect("its PID")));
+    let mut pids = Vec::new();
+    for name in ["one", "two"] {
+        let mut holder = sandbox.hold_with(&[], name, "sleep 1000 & echo $!; wait");
+        orphans.push(Orphan(holder.wrapper.line().parse().expect("its PID")));
+        pids.push(holder.wrapper.pid().to_string());
+        holder.wrapper.send(Signal::SIGKILL);
+        holder.wrapper.wait();
+    }
     let outcome = sandbox.run(&["doctor"]);
     assert_eq!(outcome.code(), 1, "{outcome:?}");
     let line = line(&outcome, "sessions");
@@ -342,9 +342,10 @@ fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
         assert!(line.contains(&who), "{line}");
     }
     let shown = sandbox.ok(&["sessions"]);
-    let pid = holder.wrapper.pid().to_string();
-    let row = shown.lines().find(|line| line.contains(&pid));
-    assert!(row.is_some_and(|row| row.contains("(gone)")), "{shown}");
+    for pid in &pids {
+        let row = shown.lines().find(|line| line.contains(pid));
+        assert!(row.is_some_and(|row| row.contains("(gone)")), "{shown}");
+    }
 }
 
 /// Whoever may read the file can lock its bytes. All sessions were in use, said `run`, and

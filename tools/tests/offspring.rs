@@ -416,3 +416,14 @@ fn without_a_loss_or_against_the_operators_wish_nothing_is_ended() {
         assert!(!offspring.iter().any(Identity::is_gone));
     }
 }
+
+/// Each such daemon kept one, for as long as it lived, and nobody could see it.
+#[test]
+fn what_a_command_leaves_behind_at_its_end_keeps_no_session() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--sessions", "1", "test.table"]);
+    let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
+    let started = sandbox.ok(&["run", "job", "--", "sh", "-c", script]);
+    let _left = Left(started.trim().parse().expect("its PID"));
+    sandbox.ok(&["run", "-n", "job", "--", "true"]);
+}
