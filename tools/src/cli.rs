@@ -133,7 +133,8 @@ Examples:
   caslock doctor
   caslock --table /run/app/locks.table doctor
 
-One line a check: ok, warn or FAIL, and what to do. Exit code 1 if any check failed.";
+One line a check: ok, warn or FAIL, and what to do. Exit code 1 if any check failed. Where
+somebody seems to be late, it takes up to two seconds to see whether heartbeats come.";
 
 /// Named locks for the processes of one machine, kept in a file, safe against crashes.
 ///
