@@ -34,8 +34,8 @@ impl Process {
 
 /// Some processes in words, of which there is at least one: `processes 7 (sh) and 9 (sleep)`.
 pub(crate) fn named(processes: &[Process]) -> String {
-    /// How many are named.
-    const NAMED: usize = 3;
+    /// How many are named: they are to be ended.
+    const NAMED: usize = 8;
     if let [one] = processes {
         return format!("process {one}");
     }
@@ -298,20 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_named_up_to_the_third() {
-        for (count, named) in [
-            (1, "process 7 (sleep)"),
-            (2, "processes 7 (sleep) and 8 (sleep)"),
-            (3, "processes 7 (sleep), 8 (sleep) and 9 (sleep)"),
-            (5, "processes 7 (sleep), 8 (sleep), 9 (sleep) and 2 more"),
-        ] {
-            let command = || "sleep".to_owned();
-            let of = |pid| Process {
-                pid,
-                command: command(),
-            };
-            let processes: Vec<_> = (7..7 + count).map(of).collect();
-            assert_eq!(super::named(&processes), named);
-        }
+    fn processes_are_named_up_to_the_eighth() {
+        let of = |pid| Process {
+            pid,
+            command: "sh".to_owned(),
+        };
+        let named = |count| super::named(&(1..=count).map(of).collect::<Vec<_>>());
+        assert_eq!(named(1), "process 1 (sh)");
+        assert_eq!(named(2), "processes 1 (sh) and 2 (sh)");
+        assert_eq!(named(3), "processes 1 (sh), 2 (sh) and 3 (sh)");
+        assert!(named(8).ends_with(", 7 (sh) and 8 (sh)"));
+        assert!(named(10).ends_with(", 8 (sh) and 2 more"));
     }
 }
