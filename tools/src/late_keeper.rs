@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use caslock::{AcquireError, Attendance, Guard, Lock, LockTable, Reclaim};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// How long to do without a keeper. Most commands of a busy lock are over by then; and no
 /// longer than this does a command that has lost its lock run on before it is told.
@@ -48,10 +49,14 @@ impl<'a> LateKeeper<'a> {
     /// it is due again and again, and each attempt does what the keeper would: so the session
     /// does without for as long as they go on.
     pub(crate) fn start(&mut self) -> bool {
-        if self.due.is_some() && self.attendance.start_keeper().is_ok() {
-            self.due = None;
+        if self.due.is_some() {
+            // A thread blocks what its starter does. Until the keeper blocks all by itself, it
+            // would take what the loop is to read.
+            let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+            let started = self.attendance.start_keeper();
+            let _ = mask.and_then(|mask| mask.thread_set_mask());
+            self.due = started.is_err().then(|| Instant::now() + GRACE);
         }
-        self.due = self.due.map(|_| Instant::now() + GRACE);
         self.due.is_none()
     }
 
