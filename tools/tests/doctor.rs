@@ -205,10 +205,7 @@ fn as_nobody(sandbox: &Sandbox, args: &[&str]) -> Option<Outcome> {
         skip("only root can become another user");
         return None;
     }
-    let program = sandbox.path().join("caslock");
-    fs::copy(CASLOCK, &program).expect("a copy");
-    fs::set_permissions(sandbox.path(), Permissions::from_mode(0o755)).expect("its mode");
-    let mut command = sandbox.command(&program);
+    let mut command = sandbox.command(sandbox.program_for_all());
     command.args(args).uid(NOBODY).gid(NOBODY);
     Some(sandbox.start(command).finish())
 }
@@ -354,7 +351,8 @@ fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
 fn locks_that_caslock_has_not_taken_fail_with_who_has_them() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--sessions", "3", "test.table"]);
-    let table = File::open(sandbox.table()).expect("the table");
+    let both_ways = File::options().read(true).write(true).open(sandbox.table());
+    let table = both_ways.expect("the table");
     let lock = |kind| libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -362,9 +360,10 @@ fn locks_that_caslock_has_not_taken_fail_with_who_has_them() {
         l_len: 0,
         l_pid: 0,
     };
-    let (shared, unlock) = (lock(libc::F_RDLCK), lock(libc::F_UNLCK));
+    let [shared, exclusive, unlock] = [libc::F_RDLCK, libc::F_WRLCK, libc::F_UNLCK].map(lock);
     for (take, give) in [
         (FcntlArg::F_SETLK(&shared), FcntlArg::F_SETLK(&unlock)),
+        (FcntlArg::F_SETLK(&exclusive), FcntlArg::F_SETLK(&unlock)),
         (
             FcntlArg::F_OFD_SETLK(&shared),
             FcntlArg::F_OFD_SETLK(&unlock),
@@ -386,6 +385,14 @@ fn locks_that_caslock_has_not_taken_fail_with_who_has_them() {
         assert!(line(&outcome, "sessions").starts_with("FAIL "));
         fcntl(&table, give).expect("it is unlocked");
     }
+    // One of the kind that caslock takes cannot be told from it, but from a session's.
+    fcntl(&table, FcntlArg::F_OFD_SETLK(&exclusive)).expect("it is locked");
+    let outcome = sandbox.run(&["doctor"]);
+    let sessions = line(&outcome, "sessions");
+    assert!(
+        sessions.starts_with("FAIL ") && sessions.contains("3 of 3 in use"),
+        "{sessions}"
+    );
 }
 
 /// Makes the table one of another boot.
@@ -424,20 +431,18 @@ const NAMING: u64 = INDEX + INDEX_BYTES as u64;
 fn a_damaged_naming_lock_fails() {
     let sandbox = Sandbox::new();
     create_small(&sandbox);
-    // Of session 100, of three.
-    scribble(&sandbox, NAMING, &(7_u64 << 42 | 100 << 30).to_ne_bytes());
-    let refused = sandbox.run(&["run", "job", "--", "true"]);
-    assert!(
-        refused.stderr.contains("naming lock is damaged"),
-        "{refused:?}"
-    );
-    let outcome = sandbox.run(&["doctor"]);
-    assert_eq!(outcome.code(), 1, "{outcome:?}");
-    let line = line(&outcome, "naming");
-    assert!(
-        line.starts_with("FAIL ") && line.contains("create a new one"),
-        "{line}"
-    );
+    // Of session 100, of three; of none that there can be.
+    for word in [7_u64 << 42 | 100 << 30, 7 << 42 | 4089 << 30] {
+        scribble(&sandbox, NAMING, &word.to_ne_bytes());
+        let refused = sandbox.run(&["run", "job", "--", "true"]);
+        let told = refused.stderr.contains("naming lock is damaged");
+        assert!(told, "{word:#x}: {refused:?}");
+        let outcome = sandbox.run(&["doctor"]);
+        assert_eq!(outcome.code(), 1, "{outcome:?}");
+        let line = line(&outcome, "naming");
+        let fails = line.starts_with("FAIL ") && line.contains("create a new one");
+        assert!(fails, "{word:#x}: {line}");
+    }
 }
 
 /// Whoever asks for the name of a lock that is held gets another, and doctor saw nothing.

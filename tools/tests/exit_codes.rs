@@ -438,9 +438,7 @@ fn what_may_not_be_read_or_written_is_77() {
     sandbox.ok(&["create", "test.table"]);
     fs::set_permissions(sandbox.table(), fs::Permissions::from_mode(0o000)).expect("its mode");
     // Root may read everything; and nobody else what lies in root's directories.
-    let program = sandbox.path().join("caslock");
-    fs::copy(CASLOCK, &program).expect("a copy");
-    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let program = sandbox.program_for_all();
     let another = ["--table", "another.table", "run", "job", "--", "true"];
     for (args, why) in [
         (

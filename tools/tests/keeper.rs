@@ -138,6 +138,18 @@ fn where_no_keeper_can_be_had_a_job_that_outlasts_the_lease_keeps_its_lock() {
     }
 }
 
+#[test]
+fn where_no_keeper_can_be_had_a_wait_ends_on_time() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    for limit in ["0.1", "0.6", "1.4"] {
+        let waiter = start_alone(&sandbox, &["-w", limit, "job", "--", "true"]);
+        let outcome = waiter.finish();
+        assert_eq!(outcome.code(), 124, "{outcome:?}");
+        assert!(outcome.stderr.contains("timed out"), "{outcome:?}");
+    }
+}
+
 /// Nobody else looks whether the table is there, and it was granted a lock of one that was not.
 #[test]
 fn where_no_keeper_can_be_had_a_waiter_notices_that_the_table_is_gone() {

@@ -5,9 +5,10 @@
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write, pipe};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -156,6 +157,17 @@ impl Sandbox {
     pub fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(args);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The program, where any user may run it.
+    pub fn program_for_all(&self) -> PathBuf {
+        let program = self.path().join("caslock");
+        // Not by this process: what another test forks meanwhile would have it open for writing,
+        // and it could not be executed.
+        let copied = Command::new("cp").arg(CASLOCK).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "no copy");
+        fs::set_permissions(self.path(), Permissions::from_mode(0o755)).expect("its mode");
+        program
     }
 
     /// Takes the lock from its holder, which lives.
