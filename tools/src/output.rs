@@ -5,7 +5,7 @@ use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
     let whole = message.to_string();
     let line: String = printable(&whole).chars().take(MOST_CHARACTERS).collect();
     let stderr = io::stderr();
-    if let Ok(mut same) = reopen_without_waiting(stderr.as_fd(), "/proc/self/fd/2") {
+    if let Ok(mut same) = reopen_without_waiting(stderr.as_fd()) {
         let _ = same.write_all(in_full(&line).as_bytes());
         return;
     }
@@ -47,13 +47,14 @@ pub(crate) fn say_unless_full(message: fmt::Arguments<'_>) {
 
 /// A terminal or a pipe through a description of its own: a standard stream's is shared, and
 /// whoever else writes through it would not wait, either.
-fn reopen_without_waiting(stream: BorrowedFd<'_>, path: &str) -> io::Result<File> {
+fn reopen_without_waiting(stream: BorrowedFd<'_>) -> io::Result<File> {
     let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFIFO && !stream.is_terminal() {
         return Err(io::ErrorKind::Unsupported.into());
     }
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = File::options();
+    let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
     options.write(true).custom_flags(flags.bits()).open(path)
 }
 
