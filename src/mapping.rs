@@ -1159,6 +1159,18 @@ mod tests {
     }
 
     #[test]
+    fn a_look_refuses_a_filesystem_and_leaves_all_else_to_the_opening() {
+        let (_dir, path) = table();
+        TableFile::look(&path).unwrap();
+        TableFile::look(&path.with_file_name("missing")).unwrap();
+        // There it is a directory first.
+        TableFile::look(Path::new("/proc/self/task")).unwrap();
+        let refused = TableFile::look(Path::new("/proc/self/stat")).unwrap_err();
+        let is_proc = |error: &OpenError| matches!(error, OpenError::Filesystem { filesystem, .. } if filesystem == "proc");
+        assert!(is_proc(&refused), "{refused}");
+    }
+
+    #[test]
     fn filesystems_are_refused_by_name_and_unknown_ones_by_number() {
         for local in [0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e] {
             assert_eq!(refuse_filesystem(local), None);
