@@ -81,6 +81,11 @@ pub(crate) fn is_gone(pid: u32, file: &Metadata) -> bool {
     }
 }
 
+/// The same of the file at the path; not certain where that cannot be looked at.
+pub(crate) fn is_gone_from(path: &Path, pid: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| is_gone(pid, &file))
+}
+
 /// Whether a thread is a zombie, or has gone since it was listed.
 fn has_ended(task: &Path) -> bool {
     Stat::in_directory(task).map_or_else(|| !task.exists(), |stat| stat.is_of_ended_thread())

@@ -1,6 +1,5 @@
 //! `caslock sessions`: the processes that use the table.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -27,10 +26,8 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
 }
 
 fn columns(path: &Path, sessions: &[SessionInfo]) -> Columns<7> {
-    let table = fs::symlink_metadata(path);
     let is_gone = |session: &SessionInfo| {
-        session.same_pid_namespace
-            && (table.as_ref()).is_ok_and(|table| processes::is_gone(session.pid, table))
+        session.same_pid_namespace && processes::is_gone_from(path, session.pid)
     };
     let mut columns = Columns::new([
         ("SESSION", Align::Right),

@@ -1,6 +1,5 @@
 //! `caslock show`: one lock with everything known of it.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -79,8 +78,7 @@ fn describe(out: &mut Out, path: &Path, inspector: &Inspector, slot: &SlotInfo) 
 }
 
 fn liveness(out: &mut Out, path: &Path, inspector: &Inspector, holder: &Holder) -> io::Result<()> {
-    let is_gone = holder.same_pid_namespace
-        && fs::symlink_metadata(path).is_ok_and(|table| processes::is_gone(holder.pid, &table));
+    let is_gone = holder.same_pid_namespace && processes::is_gone_from(path, holder.pid);
     let text = match (holder.liveness, inspector.reclaim()) {
         (Liveness::Dead, _) => "dead: the next to ask gets the lock",
         (liveness, _) if is_gone => {
