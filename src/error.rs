@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::holder::{FencingToken, Holder, Previous, printable};
-use crate::paste::table_option;
 
 /// Why a table could not be opened or created.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +26,12 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The file or its directory may not be used by this user as it would have to be.
-    #[error("{path}: permission denied; {takes}", path = .path.display())]
+    #[error("{path}: permission denied; {purpose}", path = .path.display())]
     PermissionDenied {
         /// The table's path.
         path: PathBuf,
-        /// What takes which access, for people.
-        takes: &'static str,
+        /// What it was to be opened for, which says what has to be permitted.
+        purpose: OpenPurpose,
     },
     /// The path holds a symbolic link, a directory, a FIFO or a device.
     #[error("{path}: not a regular file but {found}; a lock table is opened without following links", path = .path.display())]
@@ -134,7 +133,7 @@ pub enum OpenError {
     },
     /// Every session record belongs to a living process, or to one of which a child lives that
     /// has inherited its [`witness`](crate::LockTable::witness).
-    #[error("{path}: {all} in use, by living processes or by what dead ones have started; see `caslock {option}sessions` and `caslock {option}doctor`", path = .path.display(), all = all_sessions(*.sessions), option = table_option(.path))]
+    #[error("{path}: {all} in use, by living processes or by what dead ones have started", path = .path.display(), all = all_sessions(*.sessions))]
     SessionsFull {
         /// The table's path.
         path: PathBuf,
@@ -170,6 +169,30 @@ pub enum OpenError {
         /// The kernel's answer. Part of the message, hence no `source()` of it.
         error: io::Error,
     },
+}
+
+/// What a table is opened for. In words, which access that takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenPurpose {
+    /// To be looked at, by an [`Inspector`](crate::Inspector).
+    Look,
+    /// To take locks in it.
+    Use,
+    /// To be made.
+    Create,
+}
+
+impl fmt::Display for OpenPurpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Look => "looking at a lock table takes read access to it, and a way to it",
+            Self::Use => "using a lock table takes read and write access to it, and a way to it",
+            Self::Create => {
+                "creating a lock table takes write access to its directory, and a way to it"
+            }
+        })
+    }
 }
 
 /// Why a name could not be resolved into a lock.

@@ -63,7 +63,6 @@ mod layout;
 mod lock;
 mod mapping;
 mod os;
-mod paste;
 mod place;
 mod protocol;
 mod runs;
@@ -77,7 +76,7 @@ pub use attendance::Attendance;
 pub use checkup::{Checkup, Stray};
 pub use error::{
     AcquireError, ForceReleaseError, Forked, InspectError, LockError, Lost, LostHow, NoteError,
-    OpenError, TableReplaced,
+    OpenError, OpenPurpose, TableReplaced,
 };
 pub use guard::Guard;
 pub use holder::{
@@ -87,8 +86,6 @@ pub use inspect::{Forced, Inspector, SessionInfo, SlotInfo, SlotState, Snapshot,
 pub use lock::Lock;
 #[doc(hidden)]
 pub use os::byte_lock::session_byte;
-#[doc(hidden)]
-pub use paste::{argument, table_option};
 pub use table::{LockTable, Options, Reclaim};
 
 /// The longest lock name, in bytes.

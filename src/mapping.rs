@@ -23,7 +23,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::error::{OpenError, io_error};
+use crate::error::{OpenError, OpenPurpose, io_error};
 use crate::layout::{
     self, Geometry, HEADER_BYTES, Header, MappedHeader, Refusal, Sections, Settings,
 };
@@ -337,10 +337,6 @@ struct Draft<'a> {
     mode: u32,
 }
 
-/// What [`OpenError::PermissionDenied`] says of creating a table.
-const TO_CREATE: &str =
-    "creating a lock table takes write access to its directory, and a way to it";
-
 /// What came of creating a file without a name.
 enum Unnamed {
     Published,
@@ -436,7 +432,7 @@ impl Draft<'_> {
             },
             Some(libc::EACCES | libc::EPERM) => OpenError::PermissionDenied {
                 path,
-                takes: TO_CREATE,
+                purpose: OpenPurpose::Create,
             },
             _ => OpenError::Io { path, doing, error },
         }
@@ -540,22 +536,16 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, &Path), OpenError> {
         Ok(directory) => Ok((directory, Path::new(name))),
         Err(Errno::ACCESS) => Err(OpenError::PermissionDenied {
             path: path.to_path_buf(),
-            takes: TO_CREATE,
+            purpose: OpenPurpose::Create,
         }),
         Err(error) => Err(io_error(path, "opening its directory")(error.into())),
     }
 }
 
 fn open_no_link(path: &Path, access: Access) -> Result<OwnedFd, OpenError> {
-    let (access, takes) = match access {
-        Access::ReadOnly => (
-            OFlags::RDONLY,
-            "looking at a lock table takes read access to it, and a way to it",
-        ),
-        Access::ReadWrite => (
-            OFlags::RDWR,
-            "using a lock table takes read and write access to it, and a way to it",
-        ),
+    let (access, purpose) = match access {
+        Access::ReadOnly => (OFlags::RDONLY, OpenPurpose::Look),
+        Access::ReadWrite => (OFlags::RDWR, OpenPurpose::Use),
     };
     // NONBLOCK: a planted FIFO must not hang whoever opens it. NOCTTY: nor a terminal
     // become ours.
@@ -564,7 +554,7 @@ fn open_no_link(path: &Path, access: Access) -> Result<OwnedFd, OpenError> {
         let path = path.to_path_buf();
         match error {
             Errno::NOENT => OpenError::NotFound { path },
-            Errno::ACCESS | Errno::PERM => OpenError::PermissionDenied { path, takes },
+            Errno::ACCESS | Errno::PERM => OpenError::PermissionDenied { path, purpose },
             // What is not to be opened at all: a link, a directory, a socket, a device.
             _ => match Status::at_path(&path)
                 .ok()

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod advice;
 mod cli;
 mod command;
 mod crew;
@@ -10,6 +11,7 @@ mod exit_code;
 mod late_keeper;
 mod offspring;
 mod output;
+mod paste;
 mod processes;
 mod program;
 mod stat;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::exit_code::{ExitCode, Refusal};
+use crate::paste::table_option;
 
 const FILE: &str = "default.table";
 
@@ -48,12 +49,12 @@ fn resolve(
 }
 
 /// What `caslock` needs before its verb in a line that somebody is to paste, so that it is
-/// about this table: nothing, or as [`caslock::table_option`] has it.
+/// about this table: nothing, or as [`table_option`] has it.
 pub(crate) fn flag(path: &Path) -> String {
     let goes_without_saying = from_environment().is_none() && path == users_directory().join(FILE);
     match goes_without_saying {
         true => String::new(),
-        false => caslock::table_option(path),
+        false => table_option(path),
     }
 }
 

@@ -153,6 +153,9 @@ fn a_damaged_owner_word_is_repaired_on_insistence_only() {
     assert_eq!(sandbox.slot("job")["state"], "corrupt");
     let busy = sandbox.run(&["run", "-n", "job", "--", "true"]);
     assert_eq!(busy.code(), 125, "{busy:?}");
+    let table = sandbox.table();
+    let advice = format!("`caslock --table {} show job` says how", table.display());
+    assert!(busy.stderr.contains(&advice), "{busy:?}");
     let doctor = sandbox.run(&["doctor"]);
     assert_eq!(doctor.code(), 1, "{doctor:?}");
     assert!(doctor.stdout.contains("damaged"), "{doctor:?}");

@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{CASLOCK, Running, Sandbox};
+use common::{CASLOCK, Outcome, Running, Sandbox};
 
 /// Where `caslock` is made to look: no table is named, and the default one is in here.
 fn elsewhere(sandbox: &Sandbox, mut command: Command) -> Command {
@@ -98,6 +98,42 @@ fn the_default_table_is_named_where_a_variable_names_another() {
     assert!(shown.stderr.contains("`caslock --table /"), "{shown:?}");
 }
 
+/// Has a shell that knows of no table run all that a text proposes.
+fn follow(sandbox: &Sandbox, text: &str) -> Vec<Outcome> {
+    let proposed = text.split('`').skip(1).step_by(2);
+    let run = |line| {
+        let mut shell = sandbox.command("sh");
+        shell.args(["-c", line]);
+        sandbox.start(elsewhere(sandbox, shell)).finish()
+    };
+    proposed.map(run).collect()
+}
+
+/// It was told that a forced release helps, and of what lock nobody said.
+#[test]
+fn a_full_table_leads_to_what_makes_room() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.path().join("my own.table");
+    let table = table.to_str().expect("a readable path");
+    sandbox.ok(&["create", "--slots", "1", table]);
+    let run = |args: &[&str]| sandbox.run(&[&["--table", table, "run"], args].concat());
+    run(&["old", "--", "sh", "-c", "kill -9 $PPID; exec sleep 1000"]);
+    // Only an attempt to get it makes it known that it is abandoned.
+    let declined = run(&["--on-abandoned", "fail", "old", "--", "true"]);
+    assert_eq!(declined.code(), 121, "{declined:?}");
+    let refused = run(&["new", "--", "true"]);
+    assert_eq!(refused.code(), 73, "{refused:?}");
+    let [doctor] = &follow(&sandbox, &refused.stderr)[..] else {
+        panic!("not one command: {refused:?}");
+    };
+    let mut shell = sandbox.command("sh");
+    shell.args(["-c", proposed(&doctor.stdout)]);
+    let freed = sandbox.start(elsewhere(&sandbox, shell)).finish();
+    assert_eq!(freed.code(), 0, "{doctor:?}, {freed:?}");
+    let granted = run(&["new", "--", "true"]);
+    assert_eq!(granted.code(), 0, "{granted:?}");
+}
+
 /// It was `caslock sessions`, which was about the default table.
 #[test]
 fn a_table_out_of_sessions_names_itself_in_what_it_proposes() {
@@ -110,13 +146,7 @@ fn a_table_out_of_sessions_names_itself_in_what_it_proposes() {
     let holder = sandbox.caslock(&[&hold[..], &script].concat());
     let holder = Running::of(sandbox.start(holder));
     let refused = sandbox.run(&["--table", table, "run", "-n", "other", "--", "true"]);
-    let proposed: Vec<_> = refused.stderr.split('`').skip(1).step_by(2).collect();
-    let outcomes = proposed.iter().map(|line| {
-        let mut shell = sandbox.command("sh");
-        shell.args(["-c", line]);
-        sandbox.start(elsewhere(&sandbox, shell)).finish()
-    });
-    let outcomes: Vec<_> = outcomes.collect();
+    let outcomes = follow(&sandbox, &refused.stderr);
     assert_eq!(outcomes.len(), 2, "{refused:?}");
     let pid = holder.wrapper.pid().to_string();
     assert!(outcomes[0].stdout.contains(&pid), "{outcomes:?}");

@@ -21,7 +21,8 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use crate::exit_code::ExitCode;
-use crate::output::{Out, Paint, argument, printable};
+use crate::output::{Out, Paint, printable};
+use crate::paste::argument;
 use crate::processes;
 use crate::stat::are_processes_shown;
 use crate::sys;

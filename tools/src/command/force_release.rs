@@ -5,7 +5,7 @@ use std::path::Path;
 
 use caslock::{FencingToken, Forced, Inspector, Liveness, SlotInfo, SlotState, human};
 
-use super::run::name_table;
+use crate::advice::advised;
 use crate::cli::ForceRelease;
 use crate::exit_code::{ExitCode, Refusal};
 use crate::output::{Out, printable};
@@ -29,7 +29,7 @@ pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<
     }
     let forced = inspector
         .force_release(&args.name, token)
-        .map_err(|error| name_table(path, error))?;
+        .map_err(|error| advised(path, error))?;
     let mut out = Out::stdout();
     let name = printable(&args.name);
     match forced {

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use caslock::OpenError;
 
+use crate::advice::advised;
 use crate::cli::{Cli, Verb};
 use crate::exit_code::{ExitCode, Refusal};
 use crate::table_path;
@@ -49,7 +50,7 @@ fn cannot_create(path: &Path, error: OpenError) -> anyhow::Error {
         let message = format!("{}: its directory does not exist", path.display());
         Refusal::new(ExitCode::CannotCreate, message).into()
     } else {
-        error.into()
+        advised(path, error)
     }
 }
 

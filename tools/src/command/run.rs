@@ -18,10 +18,12 @@ use nix::sys::stat::{fstat, lstat};
 use nix::unistd::getppid;
 
 use super::cannot_create;
+use crate::advice::advised;
 use crate::cli::{OnAbandoned, Run};
 use crate::exit_code::ExitCode;
 use crate::late_keeper::LateKeeper;
-use crate::output::{argument, in_one_line, printable, say, say_unless_full};
+use crate::output::{in_one_line, printable, say, say_unless_full};
+use crate::paste::argument;
 use crate::program::Program;
 use crate::stat::{Stat, are_processes_shown};
 use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
@@ -44,7 +46,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
     let naming = limit.left().map(|left| left.max(NAMING));
     let lock = signals
         .let_through(|| table.lock_within(&args.name, naming))?
-        .map_err(|error| name_table(&path, error))?;
+        .map_err(|error| advised(&path, error))?;
     if args.on_abandoned == OnAbandoned::Fail
         && let Some(slot) = Inspector::open(&path)?.slot(&args.name)?
         && slot.state == SlotState::Abandoned
@@ -119,7 +121,8 @@ fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTabl
             return Err(cannot_create(path, error));
         }
         if !is_told && limit.begun.elapsed() >= PATIENCE {
-            say_unless_full(format_args!("waiting: {error}"));
+            let why = in_one_line(&advised(path, error));
+            say_unless_full(format_args!("waiting: {why}"));
             is_told = true;
         }
         let nap = limit
@@ -186,7 +189,7 @@ fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitC
         error,
         AcquireError::Busy { .. } | AcquireError::TimedOut { .. }
     );
-    let error = name_table(path, error);
+    let error = advised(path, error);
     match args.conflict_exit_code {
         Some(code) if conflict => {
             say(format_args!("{}", in_one_line(&error)));
@@ -313,17 +316,4 @@ fn lost(guard: Guard<'_>) -> ExitCode {
         say(format_args!("{error}; the command was not started"));
     }
     ExitCode::Lost
-}
-
-/// Puts the table's path before a message that names only the lock.
-pub(super) fn name_table<E>(path: &Path, error: E) -> anyhow::Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let names_it = error.to_string().starts_with(&*path.to_string_lossy());
-    let error = anyhow::Error::new(error);
-    match names_it {
-        true => error,
-        false => error.context(path.display().to_string()),
-    }
 }

@@ -7,7 +7,8 @@ use caslock::{Holder, Inspector, Liveness, Reclaim, SlotInfo, SlotState, human};
 
 use crate::cli::Show;
 use crate::exit_code::{ExitCode, Refusal};
-use crate::output::{Out, Paint, SlotJson, argument, printable};
+use crate::output::{Out, Paint, SlotJson, printable};
+use crate::paste::argument;
 use crate::processes;
 use crate::table_path;
 

@@ -3,14 +3,11 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::holder::printable;
+use caslock::printable;
 
 /// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would
 /// take more than a pair of quotes.
-///
-/// For the command line as well: not part of the library's promise.
-#[must_use]
-pub fn argument(name: &str) -> Cow<'_, str> {
+pub(crate) fn argument(name: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,=".contains(c);
     let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains(['\'', '\\']);
     if name.is_empty() || name.starts_with('-') || !is_quotable {
@@ -25,10 +22,7 @@ pub fn argument(name: &str) -> Cow<'_, str> {
 /// What `caslock` needs before its verb to be about the table at this absolute path:
 /// `--table PATH ` with the blank. A path that takes more than a pair of quotes is left to
 /// whoever pastes.
-///
-/// For the command line as well: not part of the library's promise.
-#[must_use]
-pub fn table_option(path: &Path) -> String {
+pub(crate) fn table_option(path: &Path) -> String {
     let quoted = path.to_str().map(argument);
     // An absolute path is never the word that stands for what cannot be quoted.
     let quoted = quoted.filter(|quoted| quoted.contains('/'));
