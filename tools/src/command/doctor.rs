@@ -318,6 +318,18 @@ fn slot_state(report: &mut Report, slot: &SlotInfo, seen: &Seen<'_>) -> io::Resu
 fn held(report: &mut Report, name: &str, holder: &Holder, seen: &Seen<'_>) -> io::Result<()> {
     match (holder.liveness, seen.snapshot.table.reclaim) {
         (Liveness::Alive, _) => Ok(()),
+        (Liveness::Dead, _) if is_full(&seen.snapshot.table) => report.warn(
+            "lock",
+            format_args!(
+                "\"{name}\": held by {holder}; the next to ask gets it, and until then it takes \
+                 up a slot, of which all are in use; \
+                 caslock {flag}force-release {pasted} --token {token} frees it, \
+                 once to take it and once more to acknowledge that",
+                flag = seen.flag,
+                pasted = argument(name),
+                token = holder.token
+            ),
+        ),
         (Liveness::Dead, _) => report.warn(
             "lock",
             format_args!("\"{name}\": held by {holder}; nothing to do, the next to ask gets it"),
@@ -423,7 +435,7 @@ fn names(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
     let (used, of) = (seen.snapshot.table.names, seen.snapshot.table.slots);
     if !seen.checkup.lost_names.is_empty() {
         Ok(())
-    } else if used < of {
+    } else if !is_full(&seen.snapshot.table) {
         report.ok("names", format_args!("{used} of {of} in use"))
     } else {
         report.warn(
@@ -434,6 +446,11 @@ fn names(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
             ),
         )
     }
+}
+
+/// Whether a new name needs the slot of another.
+fn is_full(table: &TableInfo) -> bool {
+    table.names >= table.slots
 }
 
 fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
