@@ -35,10 +35,14 @@ fn a_command_that_a_signal_ended_comes_out_as_128_and_its_number() {
 #[test]
 fn busy_is_75_or_what_was_asked_for() {
     let sandbox = Sandbox::new();
-    let holder = sandbox.hold("job");
+    let holder = sandbox.hold_with(&["--note", "the nightly one"], "job", "exec sleep 1000");
     let busy = sandbox.run(&["run", "-n", "job", "--", "echo", "ran"]);
     assert_eq!(busy.code(), 75, "{busy:?}");
     assert_eq!(busy.stdout, "");
+    assert!(
+        busy.stderr.ends_with(", note \"the nightly one\"\n"),
+        "{busy:?}"
+    );
     let who = format!("held by process {}", holder.wrapper.pid());
     assert!(busy.stderr.contains(&who), "{busy:?}");
     assert!(busy.stderr.contains("\"job\""), "{busy:?}");

@@ -34,6 +34,7 @@ fn after_a_second_one_line_names_the_holder_and_no_other_follows() {
         holder.wrapper.pid()
     );
     assert!(line.starts_with(&start), "{line}");
+    assert!(line.ends_with(", note \"sh\""), "{line}");
     // The other line is the error.
     assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
 }

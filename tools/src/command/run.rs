@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caslock::{
-    AcquireError, FencingToken, Guard, Inspector, Lock, LockTable, NOTE_MAX, NoteError, OpenError,
-    Previous, SlotState,
+    AcquireError, FencingToken, Guard, Holder, Inspector, Lock, LockTable, NOTE_MAX, NoteError,
+    OpenError, Previous, SlotInfo, SlotState,
 };
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
@@ -55,7 +55,7 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
         // the refusal before has told, as one does to that of another who waited beside it.
         return Ok(refuse(&path, args, slot.previous, slot.token));
     }
-    let guard = match acquire(&lock, args, limit, &signals, &mut keeper)? {
+    let guard = match acquire(&path, &lock, args, limit, &signals, &mut keeper)? {
         Ok(guard) => guard,
         Err(error) => return give_up(&path, args, error),
     };
@@ -139,6 +139,7 @@ fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTabl
 /// its predecessor died, which is true. A lock that is free is taken with the signals still
 /// blocked, and they reach the command instead.
 fn acquire<'a>(
+    path: &Path,
     lock: &'a Lock,
     args: &Run,
     limit: Limit,
@@ -168,7 +169,8 @@ fn acquire<'a>(
                 false => "",
             };
         say_unless_full(format_args!(
-            "waiting for \"{name}\", held by {holder}{itself}"
+            "waiting for \"{name}\", held by {holder}{noted}{itself}",
+            noted = noted(path, &name, &holder)
         ));
         keeper.acquire(lock, deadline)
     })
@@ -185,17 +187,35 @@ fn is_ancestor(pid: u32) -> bool {
 }
 
 fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitCode> {
-    let conflict = matches!(
-        error,
-        AcquireError::Busy { .. } | AcquireError::TimedOut { .. }
-    );
+    let (AcquireError::Busy { name, holder } | AcquireError::TimedOut { name, holder }) = &error
+    else {
+        return Err(advised(path, error));
+    };
+    let noted = noted(path, name, holder);
     let error = advised(path, error);
+    let whole = format!("{}{noted}", in_one_line(&error));
+    let error = error.context(whole);
     match args.conflict_exit_code {
-        Some(code) if conflict => {
+        Some(code) => {
             say(format_args!("{}", in_one_line(&error)));
             Ok(ExitCode::Conflict(code))
         }
-        _ => Err(error),
+        None => Err(error),
+    }
+}
+
+/// What is noted of a holder's grant, to be put behind the holder: every job's process is a
+/// `caslock`, and the note tells which job it is.
+fn noted(path: &Path, name: &str, holder: &Holder) -> String {
+    let slot = Inspector::open(path).ok();
+    let slot = slot.and_then(|inspector| inspector.slot(name).ok()?);
+    match slot {
+        Some(SlotInfo {
+            token,
+            note: Some(note),
+            ..
+        }) if token == holder.token => format!(", note \"{note}\""),
+        _ => String::new(),
     }
 }
 
