@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
+use unicode_width::UnicodeWidthStr;
 
 /// One line on stderr, from the wrapper and not from its command; what names and paths in
 /// it could do to a terminal is escaped.
@@ -232,8 +233,9 @@ impl Cell {
         Self::painted(Paint::Dim, "-")
     }
 
+    /// How many of a terminal's columns it takes.
     fn width(&self) -> usize {
-        self.text.chars().count()
+        self.text.width()
     }
 }
 

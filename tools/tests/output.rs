@@ -41,6 +41,19 @@ fn names_and_notes_cannot_drive_the_terminal() {
     assert_eq!(slots.as_array().expect("an array").len(), 1);
 }
 
+/// Columns were counted in characters.
+#[test]
+fn a_name_in_wide_characters_takes_two_columns_for_each() {
+    let sandbox = Sandbox::new();
+    let _wide = sandbox.hold("\u{65e5}\u{672c}");
+    let _narrow = sandbox.hold("four");
+    let listed = sandbox.ok(&["ls"]);
+    for start in ["NAME  STATE", "four  held", "\u{65e5}\u{672c}  held"] {
+        let mut lines = listed.lines();
+        assert!(lines.any(|line| line.starts_with(start)), "{listed}");
+    }
+}
+
 #[test]
 fn a_wrong_argument_cannot_drive_the_terminal_either() {
     let sandbox = Sandbox::new();
