@@ -602,8 +602,9 @@ fn create(
 
 /// Until when to wait for the naming lock.
 fn naming_deadline_ns(patience: Patience, now_ns: u64) -> u64 {
-    /// How long somebody else may take to create a name: it takes a microsecond, so a
-    /// holder that needs longer is stopped, and only its death or a SIGCONT helps.
+    /// How long somebody else may take to create a name: it takes a microsecond, or, to find
+    /// that a million slots are all in use, some milliseconds. So a holder that needs longer
+    /// is stopped, and only its death or a SIGCONT helps.
     const STOPPED: Duration = Duration::from_secs(10);
     /// The same for an attempt that is not to wait: some slices of a processor's time.
     const AWAY: Duration = Duration::from_millis(20);

@@ -208,6 +208,27 @@ fn a_table_is_full_only_when_every_slot_is_in_use() {
     );
 }
 
+/// It looked at all slots again for each of them, under the naming lock: for seconds in a table
+/// of some ten thousand, and for an hour in one of a million.
+#[test]
+fn a_large_table_says_that_it_is_full_after_a_look_at_all_its_slots() {
+    const SLOTS: u32 = 1 << 17;
+    let _watchdog = watchdog("a_large_table_says_that_it_is_full_after_a_look");
+    let scratch = Scratch::with(on_death().slots(SLOTS));
+    let table = scratch.open();
+    let lock = |at| table.lock(format!("name-{at}")).expect("a lock");
+    let locks: Vec<_> = (0..SLOTS).map(lock).collect();
+    let _guards: Vec<_> = locks
+        .iter()
+        .map(|lock| lock.try_acquire().expect("free"))
+        .collect();
+    let refused = table.lock("one more").map(drop).expect_err("all are held");
+    assert!(
+        matches!(refused, LockError::TableFull { .. }),
+        "{refused:?}"
+    );
+}
+
 /// What a dead holder left behind is news for its successor: no other name may wipe it out.
 #[test]
 fn an_abandoned_slot_is_not_recycled_until_its_news_was_heard() {

@@ -7,7 +7,8 @@
 //!
 //! The naming lock is slot 0. It is reclaimed on proof of death only, whatever the
 //! table's policy: a holder that was merely paused would come back and write into
-//! somebody else's name. What it does takes well under a microsecond a step:
+//! somebody else's name. What it does takes well under a microsecond a step (and first, where
+//! no slot is idle, two looks at all of them):
 //!
 //! | step                                         | a crash after it leaves                  |
 //! |----------------------------------------------|------------------------------------------|
@@ -468,12 +469,15 @@ impl<'a> Names<'a> {
                 return Some(slot);
             }
         }
-        // Each round that fails to claim lost its slot to an acquirer just then.
-        (0..self.slots.len()).find_map(|_| {
+        // Each round that fails to claim lost its slot to an acquirer just then; when none is
+        // idle, one look at all of them is enough.
+        for _ in 0..self.slots.len() {
             let slot = self.longest_idle()?;
-            self.claim_slot(slot, &self.slots[slot as usize], me)
-                .then_some(slot)
-        })
+            if self.claim_slot(slot, &self.slots[slot as usize], me) {
+                return Some(slot);
+            }
+        }
+        None
     }
 
     /// Calls whoever the words of free slots say is awake for them. Where a waiter was killed
