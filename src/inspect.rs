@@ -12,7 +12,7 @@ use crate::os::byte_lock;
 use crate::os::clock;
 use crate::os::fork::GatePage;
 use crate::os::process;
-use crate::place::{Place, Whereabouts};
+use crate::place::{Place, Whereabouts, is_absence};
 use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait;
@@ -396,7 +396,10 @@ fn view_or_word(slot: &Slot) -> SlotView {
 fn table_info(view: &View) -> TableInfo {
     let header = view.mapping.header();
     let naming = view_or_word(view.slot(NamingWords::SLOT));
-    let in_place = Place::of(&view.path, view.probe.id()).map(|place| place.check(&view.probe));
+    let in_place = match Place::of(&view.path, view.probe.id()) {
+        Ok(place) => place.check(&view.probe) != Whereabouts::Gone,
+        Err(error) => !is_absence(&error),
+    };
     TableInfo {
         path: view.path.clone(),
         reclaim: view.geometry.reclaim(),
@@ -411,7 +414,7 @@ fn table_info(view: &View) -> TableInfo {
         format: layout::describe_format(),
         names: u32::try_from(view.names().count()).unwrap_or(u32::MAX),
         current_boot: clock::boot_id().is_ok_and(|boot| boot == header.boot_id()),
-        in_place: !matches!(in_place, Ok(Whereabouts::Gone) | Err(_)),
+        in_place,
         token_floor: FencingToken(view.mapping.naming().floor()),
         naming: match naming.word.owner() {
             Owner::Held(who) if view.knows(who) => Some(view.holder(who, &naming)),

@@ -352,7 +352,7 @@ impl Draft<'_> {
             Ok(fd) => fd,
             // EISDIR is what kernels say that do not know the flag.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Ok(Unnamed::Unsupported),
-            Err(error) => return Err(self.failed("creating the file", error.into())),
+            Err(error) => return Err(self.refused("creating the file", error)),
         };
         self.fill(fd.as_fd())?;
         // By the descriptor, which takes a capability before Linux 6.10; or by its name in
@@ -374,7 +374,7 @@ impl Draft<'_> {
         match linked {
             Ok(()) => Ok(Unnamed::Published),
             Err(Errno::NOENT) => Ok(Unnamed::Unsupported),
-            Err(error) => Err(self.failed("naming the file", error.into())),
+            Err(error) => Err(self.refused("naming the file", error)),
         }
     }
 
@@ -387,12 +387,12 @@ impl Draft<'_> {
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.directory, &own_name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.failed("creating the file", error.into()))?;
+            .map_err(|error| self.refused("creating the file", error))?;
         // A rename, not a second link: the file never has two names, which openers refuse.
         let named = self.fill(fd.as_fd()).and_then(|()| {
             let (directory, flags) = (self.directory, RenameFlags::NOREPLACE);
             rustix::fs::renameat_with(directory, &own_name, directory, self.name, flags)
-                .map_err(|error| self.failed("naming the file", error.into()))
+                .map_err(|error| self.refused("naming the file", error))
         });
         if named.is_err() {
             // The error to tell is the first one.
@@ -430,11 +430,18 @@ impl Draft<'_> {
                 path,
                 bytes: self.geometry.file_len(),
             },
-            Some(libc::EACCES | libc::EPERM) => OpenError::PermissionDenied {
-                path,
+            _ => OpenError::Io { path, doing, error },
+        }
+    }
+
+    /// The same of what its directory has to permit.
+    fn refused(&self, doing: &'static str, error: Errno) -> OpenError {
+        match error {
+            Errno::ACCESS | Errno::PERM => OpenError::PermissionDenied {
+                path: self.path.to_path_buf(),
                 purpose: OpenPurpose::Create,
             },
-            _ => OpenError::Io { path, doing, error },
+            _ => self.failed(doing, error.into()),
         }
     }
 }

@@ -105,7 +105,7 @@ impl Place {
 }
 
 /// Whether an error says that nothing is at a path, and not that it may not be looked at.
-fn is_absence(error: &io::Error) -> bool {
+pub(crate) fn is_absence(error: &io::Error) -> bool {
     [Errno::NOENT, Errno::NOTDIR]
         .iter()
         .any(|no| error.raw_os_error() == Some(no.raw_os_error()))

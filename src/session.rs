@@ -104,24 +104,32 @@ impl Session {
         let _hold = hold;
         let mut registry = REGISTRY.lock();
         registry.retain(|(_, session)| session.strong_count() > 0);
-        for (_, session) in registry.iter().filter(|(id, _)| *id == file.id()) {
-            let Some(session) = session.upgrade() else {
-                continue;
-            };
-            if session.gate.state() != Gate::OPEN {
-                closed.push(session);
-            } else if share_witness && session.witness.is_none() {
-                let path = file.path().to_path_buf();
-                return Err(OpenError::NoWitness { path });
-            } else {
-                session.see_to_keeper(attended)?;
-                return Ok(session);
+        let id = file.id();
+        let mut open = None;
+        for (_, session) in registry.iter().filter(|(other, _)| *other == id) {
+            match session.upgrade() {
+                Some(session) if session.gate.state() == Gate::OPEN => open = Some(session),
+                Some(session) => closed.push(session),
+                None => {}
             }
         }
-        let id = file.id();
-        let session = Arc::new(Self::attach_anew(file, share_witness)?);
-        session.see_to_keeper(attended)?;
-        registry.push((id, Arc::downgrade(&session)));
+        let session = match open {
+            Some(session) if share_witness && session.witness.is_none() => {
+                closed.push(session);
+                let path = file.path().to_path_buf();
+                return Err(OpenError::NoWitness { path });
+            }
+            Some(session) => session,
+            None => {
+                let session = Arc::new(Self::attach_anew(file, share_witness)?);
+                registry.push((id, Arc::downgrade(&session)));
+                session
+            }
+        };
+        if let Err(error) = session.see_to_keeper(attended) {
+            closed.push(session);
+            return Err(error);
+        }
         Ok(session)
     }
 
@@ -204,7 +212,12 @@ impl Session {
         if keeper.is_none() && !self.gate.is_wiped() {
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name("caslock-keeper".into());
-            *keeper = Some(thread.spawn(move || shared.keep())?);
+            // A thread begins with its starter's mask.
+            let mask = SignalMask::current();
+            signals::block_all();
+            let started = thread.spawn(move || shared.keep());
+            mask.apply();
+            *keeper = Some(started?);
         }
         Ok(())
     }
@@ -467,9 +480,9 @@ impl Shared {
         }
     }
 
-    /// The keeper thread: beats, watches over the file's place, brings news of losses.
+    /// The keeper thread: beats, watches over the file's place, brings news of losses. It has
+    /// every signal blocked that its process may get.
     fn keep(&self) {
-        signals::block_all();
         let record = self.record();
         let certificate = Certificate::register(record.certificate());
         // Without, waiters look for a death themselves, every 50 ms at least. And where the

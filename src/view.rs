@@ -216,7 +216,8 @@ impl View {
             heartbeat_age,
             same_pid_namespace: credentials
                 .is_some_and(|credentials| self.shares_pids_with(&credentials)),
-            is_namespace_unknown: self.pid_namespace.is_none() || credentials.is_none(),
+            is_namespace_unknown: self.pid_namespace.is_none()
+                || credentials.is_none_or(|credentials| credentials.pid_namespace == 0),
         }
     }
 

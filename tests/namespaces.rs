@@ -124,7 +124,7 @@ fn inspection_says_whose_process_ids_are_foreign() {
         let holder = snapshot.slot(name).and_then(|slot| slot.holder);
         let holder = holder.expect("it is held");
         assert_eq!((holder.pid, holder.same_pid_namespace), (pid, same));
-        let marked = holder.to_string().contains("in another PID namespace");
+        let marked = holder.to_string().contains("another PID namespace");
         assert_eq!(marked, !same, "{holder}");
     }
     assert!(

@@ -160,7 +160,8 @@ impl Kept {
             .filter(|status| status.id == self.id)
     }
 
-    /// The descriptor, to be passed on, while it still is of the kept file.
+    /// The descriptor, to be passed on, if it was of the kept file just now. Should a stranger
+    /// close it after that, its number may come to be of another file.
     pub(crate) fn borrow(&self) -> Option<BorrowedFd<'_>> {
         self.status().map(|_| self.fd())
     }
@@ -177,9 +178,10 @@ impl Kept {
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY:
         // - the number came from an `OwnedFd`, so it is not -1;
-        // - nothing in this process should close it, but if something does, the borrow is
-        //   used only for calls that the kernel answers safely for any number: fstat,
-        //   path look-ups and lock queries, whose answers `ask` then discards.
+        // - nothing in this process should close it; a stranger that does breaks the same rule
+        //   for every other owner of a descriptor. What is done here by the number does no harm
+        //   then: fstat, path look-ups and lock queries, whose answers `ask` discards, and the
+        //   unlocking of a byte that on another file nobody has locked through this number.
         unsafe { BorrowedFd::borrow_raw(self.number) }
     }
 }

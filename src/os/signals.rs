@@ -2,8 +2,8 @@
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// Blocks, on the calling thread, every signal that is meant for the process as a whole:
-/// its handlers run on the application's own threads.
+/// Blocks, on the calling thread and on those that it starts, every signal that is meant for
+/// the process as a whole: its handlers run on the application's own threads.
 ///
 /// What the thread's own code would raise stays as it is. The kernel kills a process
 /// whose fault finds its signal blocked, past any handler that would have told of it.

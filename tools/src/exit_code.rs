@@ -208,6 +208,7 @@ fn of_force_release(error: &ForceReleaseError) -> ExitCode {
         ForceReleaseError::NoSuchLock { .. }
         | ForceReleaseError::TokenMismatch { .. }
         | ForceReleaseError::NotHeld { .. } => ExitCode::Refused,
+        ForceReleaseError::TableReplaced(_) => ExitCode::NoTable,
         ForceReleaseError::Open(error) => of_open(error),
         _ => ExitCode::Internal,
     }

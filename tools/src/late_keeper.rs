@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use caslock::{AcquireError, Attendance, Guard, Lock, LockTable, Reclaim};
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// How long to do without a keeper. Most commands of a busy lock are over by then; and no
 /// longer than this does a command that has lost its lock run on before it is told.
@@ -50,11 +49,7 @@ impl<'a> LateKeeper<'a> {
     /// does without for as long as they go on.
     pub(crate) fn start(&mut self) -> bool {
         if self.due.is_some() {
-            // A thread blocks what its starter does. Until the keeper blocks all by itself, it
-            // would take what the loop is to read.
-            let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
             let started = self.attendance.start_keeper();
-            let _ = mask.and_then(|mask| mask.thread_set_mask());
             self.due = started.is_err().then(|| Instant::now() + GRACE);
         }
         self.due.is_none()

@@ -436,7 +436,7 @@ impl Watch<'_> {
             libc::SIGTTOU => Signal::SIGTTOU,
             _ => return Ok(()),
         };
-        if self.lost {
+        if self.lost && self.policy.on_lost != OnLost::None {
             return Ok(()); // It is to end, not to rest.
         }
         let told = self.told_to_stop.take();
@@ -490,19 +490,21 @@ impl Watch<'_> {
 
     /// As far as that was asked for.
     fn end_what_runs(&mut self) {
-        if self.policy.on_lost == OnLost::None {
-            return;
-        }
         // Looked up before the command can end, and leave them to others.
-        self.offspring = are_processes_shown().then(|| Offspring::of(self.child.pid));
+        let look_up = || are_processes_shown().then(|| Offspring::of(self.child.pid));
         match self.policy.on_lost {
+            OnLost::None => {}
             OnLost::Term => {
+                self.offspring = look_up();
                 END.iter().for_each(|&signal| self.child.send(signal, None));
                 let now = Instant::now();
                 self.tell_at = now.checked_add(HEAD_START);
                 self.kill_at = now.checked_add(self.policy.kill_after);
             }
-            OnLost::Kill | OnLost::None => self.kill(),
+            OnLost::Kill => {
+                self.offspring = look_up();
+                self.kill();
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::env;
+use std::fs::{self, File};
 use std::io::pipe;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,7 +11,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use common::{Sandbox, skip, until};
+use common::{Running, Sandbox, skip, until};
 
 #[test]
 fn every_signal_that_ends_a_process_reaches_the_command() {
@@ -87,7 +88,7 @@ fn a_sigchld_that_somebody_sent_is_told_from_the_kernels() {
     let holder = sandbox.hold_with(&[], "job", script);
     let pending = || {
         let path = format!("/proc/{}/status", holder.command.pid);
-        let status = std::fs::read_to_string(path).expect("its status");
+        let status = fs::read_to_string(path).expect("its status");
         let set = |field| {
             let line = status.lines().find_map(|line| line.strip_prefix(field));
             u64::from_str_radix(line.expect(field).trim(), 16).expect(field)
@@ -199,6 +200,36 @@ fn a_stop_stops_both_and_a_continue_continues_both() {
     assert_eq!(holder.wrapper.wait().code(), Some(128 + 2));
 }
 
+/// The wrapper went on, as if the command were to be ended, and the shell saw no job stop.
+#[test]
+fn a_command_that_goes_on_without_its_lock_is_stopped_as_before() {
+    let sandbox = Sandbox::new();
+    let told = sandbox.path().join("told");
+    let script = "echo $$; exec sleep 1000";
+    let mut command =
+        sandbox.caslock(&["run", "--on-lost", "none", "job", "--", "sh", "-c", script]);
+    command.stderr(File::create(&told).expect("a file"));
+    let mut holder = Running::of(sandbox.start(command));
+    let wrapper = common::Identity::of(holder.wrapper.pid());
+    sandbox.take("job");
+    let is_told = || {
+        fs::read_to_string(&told)
+            .expect("the file")
+            .contains("runs on without it")
+    };
+    until("it has been told", is_told);
+    holder.wrapper.send(Signal::SIGTSTP);
+    until("both are stopped", || {
+        holder.command.is_stopped() && wrapper.is_stopped()
+    });
+    holder.wrapper.send(Signal::SIGCONT);
+    until("both go on", || {
+        !holder.command.is_stopped() && !wrapper.is_stopped()
+    });
+    holder.wrapper.send(Signal::SIGTERM);
+    assert_eq!(holder.wrapper.wait().code(), Some(120));
+}
+
 /// Ctrl-Z, and `fg` after the lease: the command is told before it goes on, not a little later.
 #[test]
 fn a_job_that_was_stopped_past_its_lease_does_not_go_on() {
@@ -213,7 +244,7 @@ fn a_job_that_was_stopped_past_its_lease_does_not_go_on() {
     until("both are stopped", || {
         holder.command.is_stopped() && wrapper.is_stopped()
     });
-    let length = || std::fs::metadata(&written).expect("the file").len();
+    let length = || fs::metadata(&written).expect("the file").len();
     let before = length();
     sandbox.ok(&["run", "job", "--", "true"]);
     holder.wrapper.send(Signal::SIGCONT);
@@ -368,7 +399,7 @@ fn a_waiter_that_is_the_first_process_of_a_container_is_ended_by_signals_too() {
         let outside = sandbox.start(command);
         until("it waits", || sandbox.slot("job")["waiters"] == 1);
         let children = format!("/proc/{0}/task/{0}/children", outside.pid());
-        let first = std::fs::read_to_string(children).expect("its child");
+        let first = fs::read_to_string(children).expect("its child");
         common::Identity::of(first.trim().parse().expect("one process id")).send(signal);
         let outcome = outside.finish();
         assert_eq!(outcome.code(), 128 + signal as i32, "{outcome:?}");
@@ -432,7 +463,7 @@ fn the_wrapper_takes_no_other_child_for_its_command() {
     // reaps it, so it stays a zombie.
     let stranger = || {
         let path = format!("/proc/{0}/task/{0}/children", running.wrapper.pid());
-        let children = std::fs::read_to_string(path).unwrap_or_default();
+        let children = fs::read_to_string(path).unwrap_or_default();
         let pids = children.split_whitespace().map(|pid| pid.parse::<u32>());
         pids.flatten().find(|&pid| pid != running.command.pid)
     };
