@@ -165,7 +165,7 @@ mod tests {
         let table = open(&path);
         let attendance = table.attend();
         let file = TableFile::open(&path, Access::ReadOnly).unwrap();
-        let mapping = file.map(&crate::session::new_gate(&path).unwrap()).unwrap();
+        let mapping = file.map(&crate::view::new_gate(&path).unwrap()).unwrap();
         let record = &mapping.sessions()[table.session() as usize];
         assert!(record.is_active());
         drop(attendance);

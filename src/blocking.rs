@@ -5,13 +5,11 @@ use std::mem;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
-use crate::guard::Cause;
 use crate::holder::Holder;
-use crate::lock::RENAMES_MASK;
 use crate::os::fork::Gate;
 use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
-use crate::protocol::names::{NamingWords, Resolved};
+use crate::protocol::names::{NamingWords, RENAMES_MASK, Resolved};
 use crate::protocol::session::{SessionRecord, Watch};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::{Defer, Slept, Spin, Verdict, Waiting, Wake};
@@ -19,6 +17,27 @@ use crate::protocol::word::{Identity, Owner, OwnerWord, Queue, Vacancy};
 use crate::session::{Session, nanos};
 use crate::sync::{AtomicU32, Ordering};
 use crate::view::{Futex, Keeper, now_ms};
+
+/// Why a grant could be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The slot was free.
+    Vacancy,
+    /// Its holder was proven dead.
+    Death,
+    /// Its holder was silent for a whole lease.
+    Expiry,
+}
+
+impl Cause {
+    /// How a predecessor that held the slot until this grant went.
+    pub(crate) const fn takeover(self) -> fn(u32) -> Vacancy {
+        match self {
+            Self::Expiry => Vacancy::Expired,
+            Self::Death | Self::Vacancy => Vacancy::Died,
+        }
+    }
+}
 
 /// How long to wait.
 #[derive(Clone, Copy)]
@@ -295,8 +314,9 @@ impl<'a> Blocking<'a> {
 
     /// Whether to have the kernel prove or disprove the holder's death. A waiter that is
     /// about to sleep beside an intact certificate need not: it is woken by the death. One
-    /// whose wait gets long asks all the same, at once and then at each poll: no kernel marks
-    /// the certificate in a file that was copied, or put back, after its processes had died.
+    /// whose wait gets long asks all the same, after [`FIRST_ASK_NS`] and then at each poll: no
+    /// kernel marks the certificate in a file that was copied, or put back, after its processes
+    /// had died.
     fn should_ask(&mut self, holder: Identity, now_ns: u64) -> bool {
         if holder == self.session.identity {
             return false;
@@ -856,7 +876,8 @@ mod tests {
     use super::*;
     use crate::contention::stints;
     use crate::os::testing::{Watchdog, while_interrupted};
-    use crate::table::{LockTable, Reclaim};
+    use crate::policy::Reclaim;
+    use crate::table::LockTable;
 
     /// The words of a slot from its 5th grant on, each held and then kept by process 7.
     fn words(grants: u64) -> [OwnerWord; 2] {

@@ -7,8 +7,8 @@
 
 use std::cell::Cell;
 
-use crate::lock::SLOT_BITS;
 use crate::os::clock;
+use crate::protocol::names::SLOT_BITS;
 use crate::protocol::word::{OwnerWord, Queue};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 

@@ -5,7 +5,6 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::holder::{FencingToken, Holder, Previous, printable};
 
@@ -30,7 +29,7 @@ pub enum OpenError {
     PermissionDenied {
         /// The table's path.
         path: PathBuf,
-        /// What it was to be opened for, which says what has to be permitted.
+        /// What it was to be opened for, and with that which access it takes.
         purpose: OpenPurpose,
     },
     /// The path holds a symbolic link, a directory, a FIFO or a device.
@@ -58,7 +57,7 @@ pub enum OpenError {
         owner: u32,
     },
     /// Anybody may write to the file.
-    #[error("{path}: mode {mode:04o} lets every user write; expected at most 0660 (chmod o-w)", path = .path.display())]
+    #[error("{path}: mode {mode:04o} lets every user write, which no lock table may (chmod o-w)", path = .path.display())]
     WorldWritable {
         /// The table's path.
         path: PathBuf,
@@ -146,8 +145,13 @@ pub enum OpenError {
         /// The table's path.
         path: PathBuf,
     },
-    /// The table is of another boot, and processes of this one hold sessions in it, or another
-    /// process has been resetting it for 10 s.
+    /// The table is of another boot, and another process has been resetting it for 10 s.
+    #[error("{path}: written under another boot of the machine, and a process that began to reset it makes no progress; if it is stopped, continue it (kill -CONT) or end it", path = .path.display())]
+    ResetStuck {
+        /// The table's path.
+        path: PathBuf,
+    },
+    /// The table is of another boot, and processes of this one hold sessions in it.
     #[error("{path}: written under another boot of the machine, and sessions in it are held; stop the processes that use it", path = .path.display())]
     ResetBlocked {
         /// The table's path.
@@ -219,7 +223,7 @@ pub enum LockError {
     /// Another process is in the middle of creating a name, and does not get on with it: it is
     /// stopped, or, if a `try_acquire` says so, may only have lost its processor.
     #[error(
-        "cannot create \"{name}\": {holder} is in the middle of creating a name and does not get on; if it is stopped, it must run on (kill -CONT) or end",
+        "cannot create \"{name}\": {holder} is in the middle of creating a name and makes no progress; if it is stopped, continue it (kill -CONT) or end it",
         name = printable(.name)
     )]
     NamingStuck {
@@ -264,7 +268,7 @@ pub enum AcquireError {
     },
     /// The slot's owner word is one that no rule can have produced.
     #[error(
-        "the slot of \"{name}\" is damaged (owner word {word:#018x}); a forced release frees it, by the token that it is shown with",
+        "the slot of \"{name}\" is damaged (owner word {word:#018x}); inspect the table for its token, and force-release it by that",
         name = printable(.name)
     )]
     Corrupt {
@@ -424,9 +428,4 @@ fn all_sessions(count: u32) -> String {
         1 => "the only session is".to_owned(),
         _ => format!("all {count} sessions are"),
     }
-}
-
-/// A lease that `OnExpiry` cannot be had with, for [`OpenError::Geometry`].
-pub(crate) fn lease_reason(lease: Duration, min: Duration, max: Duration) -> String {
-    format!("a lease of {lease:?}; it takes {min:?} to {max:?}")
 }

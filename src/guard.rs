@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::thread;
 
+use crate::blocking::Cause;
 use crate::contention::{Streaks, is_call_due, is_stint_over};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous};
@@ -18,36 +19,15 @@ use crate::session::Session;
 use crate::sync::{AtomicU32, Ordering};
 use crate::view::{Futex, previous_of};
 
-/// Why a grant could be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The slot was free.
-    Vacancy,
-    /// Its holder was proven dead.
-    Death,
-    /// Its holder was silent for a whole lease.
-    Expiry,
-}
-
-impl Cause {
-    /// How a predecessor that held the slot until this grant went.
-    pub(crate) const fn takeover(self) -> fn(u32) -> Vacancy {
-        match self {
-            Self::Expiry => Vacancy::Expired,
-            Self::Death | Self::Vacancy => Vacancy::Died,
-        }
-    }
-}
-
 /// The right to be in the critical section; dropping it releases the lock.
 ///
 /// It belongs to the process, not to the thread: it can be sent to another thread. A guard
-/// whose grant was revoked is harmless: it can no longer alter the lock, and every call
-/// says so. Dropped by a panic, it tells the next owner so.
+/// whose grant was revoked is harmless: it can no longer alter the lock, and a release of
+/// it answers [`Lost`]. Dropped by a panic, it tells the next owner so.
 ///
-/// A release before others who wait may wake one of them; and where the lock is often free, it
-/// yields the processor to them once in a millisecond that the thread has had it for, whatever
-/// else the thread holds.
+/// A release before others who wait may wake one of them. Where the lock is often free, it also
+/// yields the processor to them, once in each millisecond of it that the thread has had, even
+/// while that holds other locks.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard<'a> {
     held: Held<'a>,
@@ -124,7 +104,7 @@ impl<'a> Guard<'a> {
     /// # drop(forced);
     /// let guard = lock.acquire()?;
     /// if let Some(who) = guard.previous().departed() {
-    ///     println!("{}: look what process {} left half done", guard.previous(), who.pid);
+    ///     println!("{}: check what process {} left half done", guard.previous(), who.pid);
     /// }
     /// # assert!(guard.previous().is_abandoned());
     /// # Ok::<(), Box<dyn std::error::Error>>(())

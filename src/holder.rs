@@ -300,7 +300,7 @@ impl Previous {
 impl fmt::Display for Previous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => f.write_str("never held before"),
+            Self::None => f.write_str("no earlier holder is known"),
             Self::Released => f.write_str("released by its previous holder"),
             Self::Died(who) if who.panicked => write!(f, "process {} panicked holding it", who.pid),
             Self::Died(who) => write!(f, "process {} died holding it", who.pid),

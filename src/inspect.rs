@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkup::{self, Checkup};
-use crate::error::{ForceReleaseError, InspectError, OpenError, TableReplaced};
+use crate::error::{ForceReleaseError, Forked, InspectError, OpenError, TableReplaced};
 use crate::holder::{CommandName, FencingToken, Holder, Liveness, Previous, text_of};
 use crate::layout;
 use crate::mapping::{Access, TableFile};
@@ -13,13 +13,12 @@ use crate::os::clock;
 use crate::os::fork::GatePage;
 use crate::os::process;
 use crate::place::{Place, Whereabouts, is_absence};
+use crate::policy::Reclaim;
 use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait;
 use crate::protocol::word::{Identity, Owner, Vacancy};
-use crate::session::new_gate;
-use crate::table::Reclaim;
-use crate::view::{Futex, View, previous_of, since};
+use crate::view::{Futex, View, new_gate, previous_of, since};
 
 /// What a slot is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -255,8 +254,7 @@ impl Inspector {
         name: impl AsRef<str>,
         token: impl Into<FencingToken>,
     ) -> Result<Forced, ForceReleaseError> {
-        self.not_forked()
-            .map_err(|InspectError::Forked(forked)| forked)?;
+        self.not_forked()?;
         let writer = Self::open_for(&self.view.path, Access::ReadWrite)?;
         // Tokens of another table may be the same numbers.
         if writer.view.probe.id() != self.view.probe.id() {
@@ -279,7 +277,7 @@ impl Inspector {
         Ok(checkup::checkup(&self.view))
     }
 
-    /// Which of these sessions send a heartbeat while this waits for it, for two seconds at
+    /// Which of these sessions send a heartbeat while this waits for it, for a good two seconds at
     /// most. One that shows as late and is among them has another clock than this process.
     ///
     /// For the command line: not part of the library's promise.
@@ -293,12 +291,10 @@ impl Inspector {
         Ok(checkup::beating(&self.view, sessions))
     }
 
-    fn not_forked(&self) -> Result<(), InspectError> {
+    fn not_forked(&self) -> Result<(), Forked> {
         if self.gate.is_wiped() {
-            return Err(crate::error::Forked {
-                path: self.view.path.clone(),
-            }
-            .into());
+            let path = self.view.path.clone();
+            return Err(Forked { path });
         }
         Ok(())
     }

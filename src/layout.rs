@@ -27,7 +27,7 @@
 //! ```
 //!
 //! The length is rounded up to whole pages. Each section begins on a cache line.
-//! Everything but the header's first 112 bytes starts as zeroes, and all zeroes is what
+//! Everything but the header's first 128 bytes starts as zeroes, and all zeroes is what
 //! an unused record of each kind looks like. Every word is an atomic, so there is no bit
 //! pattern that it cannot hold.
 //!
@@ -44,13 +44,12 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
-use crate::error::lease_reason;
-use crate::protocol::names::{NameRecord, NamingWords};
+use crate::policy::Reclaim;
+use crate::protocol::names::{NameRecord, NamingWords, SLOT_BITS};
 use crate::protocol::session::SessionRecord;
 use crate::protocol::slot::Slot;
 use crate::protocol::word::{EPOCH_SHIFT, MAX_SESSIONS};
 use crate::sync::{AtomicU64, GENERATION_BITS, NAME_WORDS, NOTE_WORDS, Ordering, WAIT_ENTRIES};
-use crate::table::Reclaim;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"caslock\n");
 /// 2: slots come into use in another order, which the count of those in use tells.
@@ -119,6 +118,10 @@ const SIGNATURE: u64 = fnv1a(&[
     offset_of!(HeaderWords, table_id) as u64,
     offset_of!(HeaderWords, hash_key) as u64,
     offset_of!(HeaderWords, slots) as u64,
+    offset_of!(HeaderWords, sessions) as u64,
+    offset_of!(HeaderWords, index_capacity) as u64,
+    offset_of!(HeaderWords, reclaim) as u64,
+    offset_of!(HeaderWords, lease_ms) as u64,
     offset_of!(HeaderWords, check) as u64,
     offset_of!(HeaderWords, boot_id) as u64,
     offset_of!(HeaderWords, naming) as u64,
@@ -184,7 +187,8 @@ pub(crate) struct Sections {
 }
 
 impl Geometry {
-    /// An index entry has room for 24 bits of slot, and some must stay for the hash.
+    /// A handle packs the slot's number into [`SLOT_BITS`], and an index of four times as many
+    /// entries is to stay within half a gigabyte.
     const MAX_SLOTS: u32 = 16_000_000;
     const MIN_INDEX: u32 = 16;
     const MIN_LEASE: Duration = Duration::from_millis(100);
@@ -211,11 +215,10 @@ impl Geometry {
             Reclaim::OnDeath => Reclaim::OnDeath,
             Reclaim::OnExpiry { lease } => {
                 if !(Self::MIN_LEASE..=Self::MAX_LEASE).contains(&lease) {
-                    return Err(lease_reason(lease, Self::MIN_LEASE, Self::MAX_LEASE));
+                    let (min, max) = (Self::MIN_LEASE, Self::MAX_LEASE);
+                    return Err(format!("a lease of {lease:?}; it takes {min:?} to {max:?}"));
                 }
-                Reclaim::OnExpiry {
-                    lease: Duration::from_millis(lease.as_millis() as u64),
-                }
+                reclaim.in_whole_ms()
             }
         };
         Ok(Self {
@@ -300,14 +303,14 @@ impl Geometry {
 }
 
 const _: () = {
-    // The largest table there can be: no sum overflows, and an index entry has room.
+    // The largest table there can be: no sum overflows, and a handle has room.
     let reclaim = Reclaim::OnDeath;
     let largest = Geometry {
         slots: Geometry::MAX_SLOTS,
         sessions: MAX_SESSIONS,
         reclaim,
     };
-    assert!(Geometry::MAX_SLOTS < 1 << 24);
+    assert!(Geometry::MAX_SLOTS < 1 << SLOT_BITS);
     assert!(largest.index_capacity() == 1 << 26);
     assert!(largest.sections().end < 1 << 33);
     // Each section begins on a cache line, whatever the numbers.
@@ -507,7 +510,9 @@ impl<'a> Header<'a> {
     pub(crate) fn boot_id(&self) -> [u8; 16] {
         let [low, high] = &self.words.0.boot_id;
         // Acquire, the half that is written last first: whoever reads the whole of the
-        // new id sees the reset that came before it (`set_boot_id`).
+        // new id here sees the reset that came before it (`set_boot_id`). An opener has it from
+        // the file, by a read(2), and then locks its session's byte, which whoever reset the
+        // table had locked until after: the kernel's own lock orders those two.
         let high = high.load(Ordering::Acquire);
         id_bytes([low.load(Ordering::Relaxed), high])
     }

@@ -15,7 +15,7 @@
 //! let lock = table.lock("nightly-report")?;     // resolves the name once
 //! let guard = lock.acquire()?;                  // or try_acquire, acquire_timeout
 //! if guard.previous().is_abandoned() {
-//!     // The last holder did not release: look what it left half done.
+//!     // The last holder did not release: check what it left half done.
 //! }
 //! println!("holding it with token {}", guard.token());
 //! guard.release()?;                             // dropping releases, too
@@ -39,7 +39,8 @@
 //! - a slot has at most one owner, and its tokens only ever go up;
 //! - a grant stands until its holder releases it, dies, is silent for a whole lease (in
 //!   [`Reclaim::OnExpiry`] tables), or an operator takes it;
-//! - a stale guard is harmless: every call answers [`Lost`] and changes nothing;
+//! - a stale guard is harmless: it cannot alter the lock any more, and its release answers
+//!   [`Lost`];
 //! - SIGKILL at any instruction leaves every slot free or reclaimable.
 //!
 //! A holder that was evicted while it was paused still runs its own code until it looks.
@@ -64,6 +65,7 @@ mod lock;
 mod mapping;
 mod os;
 mod place;
+mod policy;
 mod protocol;
 mod runs;
 mod session;
@@ -86,7 +88,8 @@ pub use inspect::{Forced, Inspector, SessionInfo, SlotInfo, SlotState, Snapshot,
 pub use lock::Lock;
 #[doc(hidden)]
 pub use os::byte_lock::session_byte;
-pub use table::{LockTable, Options, Reclaim};
+pub use policy::Reclaim;
+pub use table::{LockTable, Options};
 
 /// The longest lock name, in bytes.
 pub const NAME_MAX: usize = protocol::names::Key::MAX_LEN;

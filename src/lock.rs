@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::blocking::{Blocking, Patience, Stop};
+use crate::blocking::{Blocking, Cause, Patience, Stop};
 use crate::error::{AcquireError, InspectError, LockError};
-use crate::guard::{Cause, Guard};
+use crate::guard::Guard;
 use crate::holder::Holder;
 use crate::os::clock;
 use crate::os::fork::Gate;
-use crate::protocol::names::{Full, Key, NamingWords, Resolved};
+use crate::protocol::names::{Full, Key, NamingWords, RENAMES_MASK, Resolved, SLOT_BITS};
 use crate::protocol::slot::{Grant, Left, Slot, Taken};
 use crate::protocol::wait;
 use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
@@ -153,11 +153,6 @@ impl LastGrant {
 
 const _: () = assert!(size_of::<Lock>() == 32);
 
-/// Room enough for the number of any slot.
-pub(crate) const SLOT_BITS: u32 = 24;
-/// How much of a slot's rename count a handle remembers.
-pub(crate) const RENAMES_MASK: u64 = u64::MAX >> SLOT_BITS;
-
 const fn pack(found: Resolved) -> u64 {
     (found.renames & RENAMES_MASK) << SLOT_BITS | found.slot as u64
 }
@@ -225,8 +220,8 @@ impl Lock {
     /// dead, or (in an `OnExpiry` table) has been seen silent for a whole lease by earlier
     /// attempts of this process.
     ///
-    /// A lock that was left to the next of those who wait for it is left to that one for up to
-    /// 0.2 ms before this takes it. And where the lock's name has to be made anew, because its
+    /// If the lock was left to the next of those who wait for it, that one gets up to 0.2 ms to
+    /// take it first. And where the lock's name has to be made anew, because its
     /// slot was needed for another, this waits up to 20 ms for whoever else is making a name.
     ///
     /// ```

@@ -161,8 +161,8 @@ impl TableFile {
     ///
     /// When the file is neither at its path any more, nor to be had through `/proc`.
     pub(crate) fn reopen(&self) -> io::Result<OwnedFd> {
-        descriptor::reopen(&self.path, self.id, OFlags::RDONLY)
-            .or_else(|_| descriptor::reopen_through_proc(self.fd.as_fd(), self.id, OFlags::RDONLY))
+        descriptor::reopen(&self.path, self.id)
+            .or_else(|_| descriptor::reopen_through_proc(self.fd.as_fd(), self.id))
     }
 
     /// Maps the file through this very descriptor: the mapping keeps its open file
@@ -750,8 +750,9 @@ mod tests {
     use crate::os::fork::hold_forks;
     use crate::os::process;
     use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, skip, tmpfs, until};
+    use crate::policy::Reclaim;
     use crate::sync::Ordering;
-    use crate::table::{LockTable, Reclaim};
+    use crate::table::LockTable;
     use std::ffi::CString;
     use std::fs::{self, File};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

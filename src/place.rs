@@ -150,7 +150,7 @@ mod tests {
     use crate::layout::Geometry;
     use crate::mapping::Access;
     use crate::os::testing::{Child, Privilege, Watchdog, close_descriptors, tmpfs};
-    use crate::table::Reclaim;
+    use crate::policy::Reclaim;
     use std::fs::File;
     use std::os::unix::fs::symlink;
 

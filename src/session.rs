@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,7 +29,7 @@ use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
 use crate::runs::Runs;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, ord};
-use crate::view::{Futex, View, now_ms, previous_of};
+use crate::view::{Futex, View, new_gate, now_ms, previous_of};
 
 /// The sessions of this process. Touched only under a [`ForkHold`], so that no
 /// child is born with it locked.
@@ -192,7 +191,7 @@ impl Session {
             true => Ok(()),
             false => self
                 .start_keeper()
-                .map_err(io_error(self.view.path(), "starting the keeper thread")),
+                .map_err(io_error(&self.view.path, "starting the keeper thread")),
         }
     }
 
@@ -241,11 +240,6 @@ impl Drop for Session {
         // It runs nobody's code but ours, and has nothing to tell.
         let _ = keeper.join();
     }
-}
-
-/// A gate for one mapping of the table at `path`.
-pub(crate) fn new_gate(path: &Path) -> Result<GatePage, OpenError> {
-    GatePage::new().map_err(io_error(path, "mapping a page that a fork wipes"))
 }
 
 /// Finds a session record that nobody has, and locks its byte through `fd`.

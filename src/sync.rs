@@ -1,7 +1,7 @@
 //! The facade that the protocol is compiled against: atomics, the orderings' table
 //! look-up, and the widths that a model makes small.
 //!
-//! This is the only file that names `core::sync::atomic`. The model checker's crate has
+//! All shared words go through here. The model checker's crate has
 //! a file of the same names over loom's atomics, and `src/protocol` cannot tell them apart.
 
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

@@ -8,69 +8,19 @@ use std::time::{Duration, Instant};
 
 use crate::attendance::Attendance;
 use crate::blocking::Patience;
-use crate::error::{ForceReleaseError, InspectError, LockError, OpenError, io_error};
+use crate::error::{ForceReleaseError, Forked, InspectError, LockError, OpenError, io_error};
 use crate::holder::FencingToken;
 use crate::inspect::{Forced, Snapshot};
 use crate::layout::Geometry;
 use crate::lock::Lock;
 use crate::mapping::{Access, Mapping, TableFile};
 use crate::os::{byte_lock, clock, fork};
+use crate::policy::Reclaim;
 use crate::protocol::names::Key;
 use crate::protocol::reclaim;
 use crate::protocol::session::SessionRecord;
-use crate::session::{Closed, Session, new_gate};
-
-/// When a slot may be taken from a holder that lives; fixed when a table is created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reclaim {
-    /// From a holder that has sent no heartbeat for a whole lease, by a waiter that has
-    /// watched it for all of that time. The default, with a lease of 10 s.
-    ///
-    /// The heartbeat is the process's: a thread that hangs inside its section, in a process
-    /// that is otherwise well, keeps its lock, for there is no limit to how long a grant may
-    /// be held. Who knows one takes the lock by [`LockTable::force_release`], and the holder
-    /// is told ([`Guard::on_lost`](crate::Guard::on_lost)).
-    OnExpiry {
-        /// How long a holder may be silent: 100 ms to a day, in whole milliseconds.
-        lease: Duration,
-    },
-    /// Never: exclusion survives SIGSTOP, debuggers and suspend, and a holder that hangs
-    /// is waited for until somebody ends it.
-    OnDeath,
-}
-
-impl Default for Reclaim {
-    fn default() -> Self {
-        Self::OnExpiry {
-            lease: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Reclaim {
-    /// The policy as a table keeps it: a lease in whole milliseconds.
-    fn in_whole_ms(self) -> Self {
-        match self {
-            Self::OnExpiry { lease } => {
-                let ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-                Self::OnExpiry {
-                    lease: Duration::from_millis(ms),
-                }
-            }
-            Self::OnDeath => self,
-        }
-    }
-}
-
-impl std::fmt::Display for Reclaim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OnExpiry { lease } => write!(f, "on-expiry (lease {lease:?})"),
-            Self::OnDeath => f.write_str("on-death"),
-        }
-    }
-}
+use crate::session::{Closed, Session};
+use crate::view::new_gate;
 
 /// How a table is to be opened, and what it is to be like if it has to be created.
 ///
@@ -129,8 +79,9 @@ impl Options {
     }
 
     /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
-    /// Every user of a table needs to read and write it. The world may not write, and had
-    /// better not read: who may read can lock bytes, and so keep the dead looking alive.
+    /// Every user of a table needs to read and write it. Others must not be able to write to
+    /// it, and should not be able to read it: whoever can read the file can lock its bytes, and
+    /// make dead sessions look alive.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -235,7 +186,7 @@ impl Options {
                 Reset::Done => tracing::info!(table = %path.display(), "reset after a reboot"),
                 Reset::ByAnother => {}
                 Reset::Underway if begun.elapsed() > PATIENCE => {
-                    return Err(OpenError::ResetBlocked { path });
+                    return Err(OpenError::ResetStuck { path });
                 }
                 Reset::Underway => {
                     thread::sleep(Duration::from_millis(1));
@@ -360,7 +311,7 @@ impl LockTable {
     ///
     /// Names are 1 to 255 bytes of UTF-8. Resolving costs a hash and a probe; keep the
     /// [`Lock`] where it is used often. A name that nobody uses is forgotten when a full
-    /// table needs its slot; its tokens go on where they were when it comes back.
+    /// table needs its slot; when it comes back, its tokens are larger than any that it had.
     ///
     /// # Errors
     ///
@@ -412,7 +363,7 @@ impl LockTable {
     /// # let lock = table.lock("nightly-report")?;
     /// use caslock::Forced;
     ///
-    /// let guard = lock.acquire()?; // here by this process, mostly by one that hangs
+    /// let guard = lock.acquire()?; // here our own; in practice that of a process that hangs
     /// let shown = table.inspect()?;
     /// let slot = shown.slot("nightly-report").ok_or("no such lock")?;
     /// if let Forced::From(holder) = table.force_release(&slot.name, slot.token)? {
@@ -430,14 +381,13 @@ impl LockTable {
         name: impl AsRef<str>,
         token: impl Into<FencingToken>,
     ) -> Result<Forced, ForceReleaseError> {
-        self.not_forked()
-            .map_err(|InspectError::Forked(forked)| forked)?;
+        self.not_forked()?;
         crate::inspect::force_release(&self.session.view, name.as_ref(), token.into())
     }
 
-    fn not_forked(&self) -> Result<(), InspectError> {
+    fn not_forked(&self) -> Result<(), Forked> {
         if self.session.gate.is_wiped() {
-            return Err(self.session.forked().into());
+            return Err(self.session.forked());
         }
         Ok(())
     }
@@ -445,7 +395,7 @@ impl LockTable {
     /// The table's path, absolute.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.session.view.path()
+        &self.session.view.path
     }
 
     /// The table's reclaim policy.

@@ -69,17 +69,8 @@ impl View {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(crate) fn names(&self) -> Names<'_> {
-        Names {
-            naming: self.mapping.naming(),
-            index: self.mapping.index(),
-            slots: self.mapping.slots(),
-            records: self.mapping.names(),
-        }
+        self.mapping.as_names()
     }
 
     #[inline(always)]
@@ -123,7 +114,8 @@ impl View {
         if before.is_some_and(|view| self.is_exiting(record, &view, keeper, holder)) {
             return Some(true);
         }
-        // The byte is locked for exactly as long as the session's address space lives.
+        // The byte is locked for at least as long as the session's address space lives; longer
+        // where a child has inherited its witness.
         self.probe
             .is_locked(byte_lock::session_byte(holder.session()))
             .map(|locked| !locked)
@@ -239,6 +231,11 @@ impl View {
     pub(crate) fn lease_of(&self, slot: u32) -> Option<Duration> {
         self.geometry.lease().filter(|_| slot != NamingWords::SLOT)
     }
+}
+
+/// A gate for one mapping of the table at `path`.
+pub(crate) fn new_gate(path: &Path) -> Result<GatePage, OpenError> {
+    GatePage::new().map_err(io_error(path, "mapping a page that a fork wipes"))
 }
 
 /// How long ago a coarse time was, by this process's monotonic clock.

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use parking_lot::RwLock;
-use rustix::fs::OFlags;
 
 use super::descriptor::{FileId, Kept, Status, reopen};
 
@@ -189,7 +188,7 @@ impl Probe {
         let mut kept = self.kept.write();
         if kept.status().is_none() {
             // Reading is enough to ask about locks.
-            let fd = reopen(&self.path, self.id, OFlags::RDONLY).ok()?;
+            let fd = reopen(&self.path, self.id).ok()?;
             let lost = mem::replace(&mut *kept, Kept::of(fd, self.id));
             // Its number was not ours any more. If it has become the new one's, it is to stay.
             mem::forget(lost);

@@ -73,21 +73,18 @@ impl Status {
 }
 
 /// Opens a path for reading without following a link at its end, if it is still `id`.
-pub(crate) fn reopen(path: &Path, id: FileId, access: OFlags) -> io::Result<OwnedFd> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+pub(crate) fn reopen(path: &Path, id: FileId) -> io::Result<OwnedFd> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
     same_file(fd, id)
 }
 
-/// Opens the file behind an open descriptor once more, through `/proc`.
-pub(crate) fn reopen_through_proc(
-    fd: BorrowedFd<'_>,
-    id: FileId,
-    access: OFlags,
-) -> io::Result<OwnedFd> {
+/// Opens the file behind an open descriptor once more, for reading, through `/proc`.
+pub(crate) fn reopen_through_proc(fd: BorrowedFd<'_>, id: FileId) -> io::Result<OwnedFd> {
     // The last component is a link by nature here, so it must be followed.
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     same_file(rustix::fs::open(path, flags, Mode::empty())?, id)
 }
 
@@ -259,16 +256,11 @@ mod tests {
         let path = dir.path().join("f");
         let file = File::create(&path).unwrap();
         let id = Status::of(&file).unwrap().id;
-        assert_eq!(
-            Status::of(reopen(&path, id, OFlags::RDONLY).unwrap())
-                .unwrap()
-                .id,
-            id
-        );
+        assert_eq!(Status::of(reopen(&path, id).unwrap()).unwrap().id, id);
         std::fs::rename(&path, dir.path().join("g")).unwrap();
         File::create(&path).unwrap();
-        assert!(reopen(&path, id, OFlags::RDONLY).is_err());
-        let through_proc = reopen_through_proc(file.as_fd(), id, OFlags::RDWR).unwrap();
+        assert!(reopen(&path, id).is_err());
+        let through_proc = reopen_through_proc(file.as_fd(), id).unwrap();
         assert_eq!(Status::of(through_proc).unwrap().id, id);
     }
 

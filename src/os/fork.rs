@@ -212,8 +212,10 @@ impl Drop for Page {
 /// do not wait; such a child execs at once, which closes the descriptor. Nor does a bare
 /// `clone`.)
 ///
-/// To be held for a few system calls only, or, once after a reboot, for a reset: milliseconds, or
-/// a second for a million slots. A fork by the thread that holds it would wait for itself.
+/// To be held for a few system calls only; or, once after a reboot, for a reset: milliseconds, or
+/// a second for a million slots; or, where all of a table's sessions have been used, until the
+/// dead ones' are collected: the same, and up to a second of waiting for who does so just then.
+/// A fork by the thread that holds it would wait for itself.
 pub(crate) struct ForkHold {
     _held: Held,
 }

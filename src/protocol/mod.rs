@@ -22,7 +22,7 @@
 //! `g` is the generation, `q` the queue; `q'` is `q` with `Asleep` turned into `Heir`, and
 //! then one sleeper is woken. Whatever is not named stays. *Ditto*: as for a vacant one.
 //! *Nameable*: `Fresh` or `Released`, or without a name and abandoned. Functions without a
-//! path are `Slot`'s.
+//! path are `Slot`'s. *Its news*: how the predecessor went, as the grant found it.
 //!
 //! | from               | to                | by                       | function                |
 //! |--------------------|-------------------|--------------------------|-------------------------|
@@ -39,7 +39,7 @@
 //! | (me, g, Heir)      | Kept, g, Heir     | the same, at first       | `release_quietly`       |
 //! | (me, g, not Idle)  | Offered, g, q'    | the same, after its turn | `release_before_others` |
 //! | (me, g, q)         | Panicked, g, q'   | the holder, unwinding    | `release`               |
-//! | (me, g, q)         | as it was, g, q'  | the holder, declining    | `undo`                  |
+//! | (me, g, q)         | its news, g, q'   | the holder, declining    | `undo`                  |
 //! | (dead, g, q)       | Died, g, q'       | the sweep of a session   | `reclaim::sweep`        |
 //! | (any, g, q)        | Forced, g, q'     | an operator              | `vacate`                |
 //! | abandoned, g       | Released, g       | operator, acknowledging  | `acknowledge`           |

@@ -305,6 +305,12 @@ pub struct Resolved {
     pub renames: u64,
 }
 
+/// Room enough for the number of any slot, for who packs it with something else.
+pub const SLOT_BITS: u32 = 24;
+
+/// How much of a slot's rename count a handle remembers, beside the slot's number.
+pub const RENAMES_MASK: u64 = u64::MAX >> SLOT_BITS;
+
 /// No slot can be had: each one is held, waited for or abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;

@@ -20,7 +20,8 @@ pub enum Site {
     /// holder's writes, seen through its liveness) and the epoch that was helped to whoever
     /// reads this word.
     Grant,
-    /// The CAS that vacates: releases the critical section to the next [`Site::Grant`].
+    /// The CAS that vacates: releases the critical section to the next [`Site::Grant`]. After a
+    /// renaming it also releases the raised tokens.
     Vacate,
     /// Reading the epoch word before the grant and after it, or after a guess alone. With
     /// [`Site::EpochHelp`]: an epoch that is ahead of a word shows that the word has been
@@ -32,9 +33,11 @@ pub enum Site {
     EpochHelp,
     /// Reading the wake word before announcing a waiter. With [`Site::WakeBump`]: a
     /// waiter that already sees the bump also sees the word that was vacated before it,
-    /// so it does not sleep on the new value.
+    /// so it does not sleep on the new value. Likewise a keeper and its session's notice
+    /// word, outside of the models: it reads that before it looks for what it is told of, a
+    /// revoked grant or that the session ends.
     Wake,
-    /// Counting the wake word up after vacating.
+    /// Counting the wake word up after vacating, or the notice word after what is to be told.
     WakeBump,
     /// Publishing a session record's fields, or withdrawing them.
     Record,

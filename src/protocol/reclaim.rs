@@ -42,8 +42,9 @@ pub fn sweep(slots: &[Slot], is_dead: impl Fn(u32) -> bool, waker: &impl Wake) -
 /// session is attached, and none can be until the new boot id is written.
 ///
 /// What reached the disk may be torn, so the index is made anew from the names that
-/// `is_whole` vouches for; a holder becomes `Died`; every other slot is wiped. Repeating
-/// an interrupted reset only raises the tokens again.
+/// `is_whole` vouches for, and the slot of any other is wiped. Of those that are whole, a holder
+/// becomes `Died`, a courtesy to an heir `Released`, and the rest stay. Repeating an interrupted
+/// reset only raises the tokens again.
 pub fn reset(names: &Names<'_>, is_whole: impl Fn(u32) -> bool) {
     let floor = names
         .slots

@@ -1,7 +1,7 @@
 //! A session's record in the table, and when an observer may call a session expired.
 //!
-//! A record belongs to whoever holds its byte lock, so its fields have one writer at a
-//! time by the kernel's word. `state` publishes them.
+//! A record belongs to whoever holds its byte lock, so the fields that `state` publishes have
+//! one writer at a time by the kernel's word.
 
 use core::mem::offset_of;
 

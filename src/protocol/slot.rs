@@ -427,8 +427,9 @@ impl Slot {
         }
     }
 
-    /// `seen,g -> vacancy,g`: takes the slot from the exact word that was judged. For the
-    /// sweep of a dead session, and the operator's force-release.
+    /// `seen,g -> vacancy,g`: the one CAS that vacates, from the exact word that was judged or
+    /// that the grant knows. Every release ends in it, the sweep of a dead session, and the
+    /// operator's force-release.
     #[inline(always)]
     pub fn vacate(&self, seen: OwnerWord, vacancy: Vacancy) -> Vacated {
         let vacated = seen.vacated(vacancy);
@@ -455,8 +456,9 @@ impl Slot {
         }
     }
 
-    /// Gives back a grant with the predecessor's news as it was: `(me,g) -> what the grant
-    /// replaced,g`. `takeover` says how the predecessor went if the grant took over from it.
+    /// Gives back a grant with the predecessor's news as it was: `(me,g) -> its news,g`. A
+    /// courtesy to an heir is no news, nor is damage. `takeover` says how the predecessor went if
+    /// the grant took over from it.
     pub fn undo(&self, grant: Grant, takeover: fn(u32) -> Vacancy) -> Vacated {
         let vacancy = match grant.from.owner() {
             Owner::Vacant(Vacancy::Offered | Vacancy::Kept(_)) => Vacancy::Released,

@@ -84,7 +84,8 @@ pub enum Defer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Slept {
-    /// It did not begin, or a signal broke it off: nobody has woken this waiter.
+    /// It did not begin, or was broken off, by a signal or for another look: nobody has woken
+    /// this waiter.
     NotAtAll,
     /// By a wake, which this waiter has used up.
     UntilWoken,

@@ -45,7 +45,8 @@ const PID_MASK: u64 = (1 << PID_BITS) - 1;
 /// whose value is the epoch's parity.
 pub const EPOCH_SHIFT: u32 = GENERATION_BITS - 1;
 
-/// The first session index that is not one: the indices above say how a slot was vacated.
+/// The first session index that is not one: from here on they are codes for how a slot was
+/// vacated, or that it is being renamed.
 pub const MAX_SESSIONS: u32 = (1 << SESSION_BITS) - 8;
 
 const FRESH: u64 = 0;

@@ -73,8 +73,8 @@ Examples:
   caslock ls
   caslock ls --json | jq -r '.[] | select(.state == \"held\") | .name'
 
-A PID in parentheses is one of another PID namespace (a container): here it means somebody
-else, or nobody.
+A PID in parentheses is one of another PID namespace (a container), or may be: here it means
+somebody else, or nobody.
 
 Each JSON object has name, state (free, held, abandoned, corrupt), token, waiters, held_ms,
 holder (null, or pid, session, command, liveness, heartbeat_age_ms, same_pid_namespace) and
@@ -107,8 +107,9 @@ Examples:
 
 A session is one process's attachment to the table. Late means that its heartbeat is older
 than the lease: it hangs, is stopped, or gets no CPU. A PID in parentheses is one of another
-PID namespace (a container): here it means somebody else, or nobody. Where (gone) stands, the
-process has ended, and what it has started keeps the session; `caslock doctor` says who.";
+PID namespace (a container), or may be: here it means somebody else, or nobody. Where (gone)
+stands, the process has ended, and what it has started keeps the session; `caslock doctor` says
+who.";
 
 const BENCH_HELP: &str = "\
 Examples:
@@ -134,7 +135,7 @@ Examples:
   caslock --table /run/app/locks.table doctor
 
 One line a check: ok, warn or FAIL, and what to do. Exit code 1 if any check failed. Where
-somebody seems to be late, it takes up to two seconds to see whether heartbeats come.";
+somebody seems to be late, it takes a good two seconds to see whether heartbeats come.";
 
 /// Named locks for the processes of one machine, kept in a file, safe against crashes.
 ///

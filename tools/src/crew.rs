@@ -135,7 +135,8 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// The signals that end this process, and the crew first.
+    /// The signals that end this process, and the crew first; and the one that tells of the
+    /// crew's own ends.
     fn watched() -> SigSet {
         [
             Signal::SIGINT,

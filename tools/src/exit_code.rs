@@ -159,6 +159,7 @@ fn of_open(error: &OpenError) -> ExitCode {
         | OpenError::Damaged { .. }
         | OpenError::SessionsFull { .. }
         | OpenError::ResetBlocked { .. }
+        | OpenError::ResetStuck { .. }
         | OpenError::Unstable { .. }
         | OpenError::Io { .. } => ExitCode::Internal,
         // A situation that a newer library tells apart: nothing is known of it here.

@@ -220,7 +220,8 @@ impl Cell {
         Self { text, paint }
     }
 
-    /// A PID, in parentheses if it is of another PID namespace and names somebody else here.
+    /// A PID, in parentheses if it is of another PID namespace, or may be: there it names
+    /// somebody else.
     pub(crate) fn pid(pid: u32, same_namespace: bool) -> Self {
         match same_namespace {
             true => Self::new(pid),

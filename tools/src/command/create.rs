@@ -1,14 +1,10 @@
 //! `caslock create`: a table with numbers of one's own.
 
-use std::time::Duration;
-
 use caslock::{LockTable, Reclaim};
 
-use super::cannot_create;
+use super::explain_opening;
 use crate::cli::{Create, ReclaimPolicy};
 use crate::exit_code::{ExitCode, Refusal};
-
-const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
 pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
     let path = match (args.path.as_deref(), args.table.as_deref()) {
@@ -25,9 +21,8 @@ pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
         }
     };
     let reclaim = match (args.reclaim, args.lease) {
-        (ReclaimPolicy::OnExpiry, lease) => Reclaim::OnExpiry {
-            lease: lease.unwrap_or(DEFAULT_LEASE),
-        },
+        (ReclaimPolicy::OnExpiry, Some(lease)) => Reclaim::OnExpiry { lease },
+        (ReclaimPolicy::OnExpiry, None) => Reclaim::default(),
         (ReclaimPolicy::OnDeath, None) => Reclaim::OnDeath,
         (ReclaimPolicy::OnDeath, Some(_)) => {
             return Err(usage(
@@ -41,7 +36,7 @@ pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
         .reclaim(reclaim)
         .mode(args.mode)
         .create(path)
-        .map_err(|error| cannot_create(path, error))?;
+        .map_err(|error| explain_opening(path, error))?;
     Ok(ExitCode::Success)
 }
 

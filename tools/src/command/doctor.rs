@@ -470,14 +470,14 @@ fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
         1 => report.warn(
             "namespaces",
             format_args!(
-                "1 session is in another PID namespace (container): \
+                "1 session is in another PID namespace (container), or may be: \
                  its PID means something else here, so do not kill by it"
             ),
         ),
         _ => report.warn(
             "namespaces",
             format_args!(
-                "{foreign} sessions are in other PID namespaces (containers): \
+                "{foreign} sessions are in other PID namespaces (containers), or may be: \
                  their PIDs mean something else here, so do not kill by them"
             ),
         ),
@@ -493,7 +493,7 @@ fn kernel(report: &mut Report) -> io::Result<()> {
         Err(error) => report.warn(
             "kernel",
             format_args!(
-                "no FUTEX_WAITV ({error}): a waiter learns of its holder's death at its next poll; \
+                "no FUTEX_WAITV ({error}): a waiter learns of its holder's death within 50 ms; \
                  Linux 5.16 has it, unless a seccomp filter hides it"
             ),
         ),

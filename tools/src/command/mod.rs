@@ -37,9 +37,9 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Why a table could not be created. Where the directory that it was to be in is missing,
+/// Why a table could not be opened or created. Where the directory that it was to be in is missing,
 /// that is said; something else may be missing as well, like /proc.
-fn cannot_create(path: &Path, error: OpenError) -> anyhow::Error {
+fn explain_opening(path: &Path, error: OpenError) -> anyhow::Error {
     let is_directory_missing = match &error {
         OpenError::Io { path, error, .. } => {
             is_absence(error) && path.parent().is_some_and(is_missing)

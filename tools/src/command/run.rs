@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
 use nix::unistd::getppid;
 
-use super::cannot_create;
+use super::explain_opening;
 use crate::advice::advised;
 use crate::cli::{OnAbandoned, Run};
 use crate::exit_code::ExitCode;
@@ -118,7 +118,7 @@ fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTabl
         };
         let may_wait = matches!(error, OpenError::SessionsFull { .. }) && !is_nested;
         if !may_wait || limit.is_over() {
-            return Err(cannot_create(path, error));
+            return Err(explain_opening(path, error));
         }
         if !is_told && limit.begun.elapsed() >= PATIENCE {
             let why = in_one_line(&advised(path, error));
