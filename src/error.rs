@@ -145,14 +145,14 @@ pub enum OpenError {
         /// The table's path.
         path: PathBuf,
     },
-    /// The table is of another boot, and another process has been resetting it for 10 s.
-    #[error("{path}: written under another boot of the machine, and a process that began to reset it makes no progress; if it is stopped, continue it (kill -CONT) or end it", path = .path.display())]
+    /// Another process has been resetting the table, after a boot, for 10 s.
+    #[error("{path}: a process that began to reset it after a boot of the machine makes no progress; if it is stopped, continue it (kill -CONT) or end it", path = .path.display())]
     ResetStuck {
         /// The table's path.
         path: PathBuf,
     },
     /// The table is of another boot, and processes of this one hold sessions in it.
-    #[error("{path}: written under another boot of the machine, and sessions in it are held; stop the processes that use it", path = .path.display())]
+    #[error("{path}: written under another boot of the machine (or in a container with a boot id of its own), and sessions in it are held; stop the processes that use it", path = .path.display())]
     ResetBlocked {
         /// The table's path.
         path: PathBuf,

@@ -25,6 +25,9 @@ use crate::view::{Futex, previous_of};
 /// whose grant was revoked is harmless: it can no longer alter the lock, and a release of
 /// it answers [`Lost`]. Dropped by a panic, it tells the next owner so.
 ///
+/// A guard that is forgotten ([`std::mem::forget`]) keeps the lock for as long as its process
+/// lives, handles or not, unless an operator takes it.
+///
 /// A release before others who wait may wake one of them. Where the lock is often free, it also
 /// yields the processor to them, once in each millisecond of it that the thread has had, even
 /// while that holds other locks.

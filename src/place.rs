@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::mapping::TableFile;
 use crate::os::byte_lock::Probe;
-use crate::os::descriptor::{FileId, Kept, Status};
+use crate::os::descriptor::{FileId, Kept, Status, above_stdio};
 
 /// What has become of a table's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl Place {
             return Err(io::ErrorKind::IsADirectory.into());
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = Kept::new(rustix::fs::open(parent, flags, Mode::empty())?)?;
+        let directory = rustix::fs::open(parent, flags, Mode::empty())?;
+        let directory = Kept::new(above_stdio(directory)?)?;
         let (path, name) = (path.to_path_buf(), name.to_os_string());
         Ok(Self {
             path,
@@ -71,6 +72,11 @@ impl Place {
             directory,
             viewpoint: Viewpoint::now(),
         })
+    }
+
+    /// Closes its descriptor, in a forked child that has no more use for it.
+    pub(crate) fn let_go(&self) {
+        self.directory.let_go();
     }
 
     /// Looks whether the file is still there. `probe` is of the same file.

@@ -33,13 +33,17 @@ use crate::view::{Futex, View, new_gate, now_ms, previous_of};
 
 /// The sessions of this process. Touched only under a [`ForkHold`], so that no
 /// child is born with it locked.
-static REGISTRY: Mutex<Vec<(FileId, Weak<Session>)>> = Mutex::new(Vec::new());
+static REGISTRY: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
 
-/// A session, as its handles share it. Dropping the last detaches.
+struct Registered {
+    file: FileId,
+    session: Weak<Session>,
+    shared: Weak<Shared>,
+}
+
+/// A session, as its handles share it. Dropping the last detaches, unless a guard was forgotten.
 pub(crate) struct Session {
     shared: Arc<Shared>,
-    /// None as long as the session is attended instead ([`crate::Attendance`]).
-    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What handles and the keeper thread both use.
@@ -54,7 +58,11 @@ pub(crate) struct Shared {
     /// The time of the last heartbeat in milliseconds: grants are stamped with it, so
     /// that the fast path reads no clock.
     coarse_ms: AtomicU64,
+    /// None as long as the session is attended instead ([`crate::Attendance`]).
+    keeper: Mutex<Option<JoinHandle<()>>>,
     stopping: AtomicU32,
+    /// Itself, while it has no handles and has to go on: a guard was forgotten.
+    lingering: Mutex<Option<Arc<Self>>>,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
@@ -92,21 +100,24 @@ impl Session {
     /// opened: a child born between the opening and the closing of the descriptor would
     /// inherit the open file description, and with it the byte lock, and outlive its
     /// parent.
+    ///
+    /// None, and nothing has come of it, while another process resets the table, or has done so
+    /// since `file` was opened.
     pub(crate) fn attach(
         hold: ForkHold,
         file: TableFile,
         share_witness: bool,
         attended: bool,
-    ) -> Result<Arc<Self>, OpenError> {
+    ) -> Result<Option<Arc<Self>>, OpenError> {
         // Kept to be dropped after the locks: the last handle of a session joins its keeper.
-        let mut closed = Vec::new();
+        let (mut closed, mut over) = (Vec::new(), Vec::new());
         let _hold = hold;
         let mut registry = REGISTRY.lock();
-        registry.retain(|(_, session)| session.strong_count() > 0);
+        registry.retain(|entry| entry.shared.strong_count() > 0);
         let id = file.id();
         let mut open = None;
-        for (_, session) in registry.iter().filter(|(other, _)| *other == id) {
-            match session.upgrade() {
+        for entry in registry.iter_mut().filter(|entry| entry.file == id) {
+            match entry.session(&mut over) {
                 Some(session) if session.gate.state() == Gate::OPEN => open = Some(session),
                 Some(session) => closed.push(session),
                 None => {}
@@ -120,8 +131,15 @@ impl Session {
             }
             Some(session) => session,
             None => {
-                let session = Arc::new(Self::attach_anew(file, share_witness)?);
-                registry.push((id, Arc::downgrade(&session)));
+                let Some(session) = Self::attach_anew(file, share_witness)? else {
+                    return Ok(None);
+                };
+                let session = Arc::new(session);
+                registry.push(Registered {
+                    file: id,
+                    session: Arc::downgrade(&session),
+                    shared: Arc::downgrade(&session.shared),
+                });
                 session
             }
         };
@@ -129,15 +147,24 @@ impl Session {
             closed.push(session);
             return Err(error);
         }
-        Ok(session)
+        Ok(Some(session))
     }
 
-    fn attach_anew(file: TableFile, share_witness: bool) -> Result<Self, OpenError> {
+    fn attach_anew(file: TableFile, share_witness: bool) -> Result<Option<Self>, OpenError> {
         let path = file.path().to_path_buf();
         let gate = new_gate(&path)?;
         let place = Place::new(&file).map_err(io_error(&path, "opening the table's directory"))?;
         let view = View::new(&file, &gate)?;
         let index = claim_record(&view, file.as_fd())?;
+        // Whoever resets locks that byte and then asks for sessions' bytes; here the session's is
+        // locked, and then that one is asked for: one of the two sees the other. The boot id is
+        // read once more for a reset that came before; only who takes another one for that of this
+        // boot, as a container with one of its own does, can have begun it.
+        let is_reset = byte_lock::is_locked_for_writing(file.as_fd(), byte_lock::RESET_BYTE)
+            .map_err(io_error(&path, "asking for a reset of the table"))?;
+        if is_reset || view.mapping.header().boot_id() != file.boot_id() {
+            return Ok(None);
+        }
         let now_ms = now_ms();
         let pid = process::pid();
         if let Some(record) = view.record(index) {
@@ -175,15 +202,14 @@ impl Session {
             witness,
             creator_mask: SignalMask::current(),
             coarse_ms: AtomicU64::new(now_ms),
+            keeper: Mutex::default(),
             stopping: AtomicU32::new(0),
+            lingering: Mutex::default(),
             watches: Mutex::default(),
             contention: Contention::default(),
             lost_calls: Mutex::default(),
         });
-        Ok(Self {
-            shared,
-            keeper: Mutex::new(None),
-        })
+        Ok(Some(Self { shared }))
     }
 
     fn see_to_keeper(&self, attended: bool) -> Result<(), OpenError> {
@@ -222,16 +248,38 @@ impl Session {
     }
 }
 
+impl Registered {
+    /// The session, also if nothing is left of it but a grant that was forgotten. What else it had
+    /// in hand for a moment goes to `over`, to be dropped after the locks.
+    fn session(&mut self, over: &mut Vec<Arc<Shared>>) -> Option<Arc<Session>> {
+        if let Some(session) = self.session.upgrade() {
+            return Some(session);
+        }
+        let shared = self.shared.upgrade()?;
+        over.push(Arc::clone(&shared));
+        // In a forked child another thread of the parent may have locked what is asked next.
+        if shared.gate.state() != Gate::OPEN {
+            return None;
+        }
+        let shared = shared.lingering.lock().take()?;
+        let session = Arc::new(Session { shared });
+        self.session = Arc::downgrade(&session);
+        Some(session)
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().take();
         if self.gate.is_wiped() {
-            // The thread is the parent's. Dropped, its handle would detach whichever
-            // thread has got the same id in this process.
-            std::mem::forget(keeper);
+            self.abandon();
             return;
         }
-        let Some(keeper) = keeper else {
+        if self.holds_any() {
+            // The lock is this process's for as long as that lives; so is the session.
+            *self.lingering.lock() = Some(Arc::clone(&self.shared));
+            return;
+        }
+        let Some(keeper) = self.keeper.lock().take() else {
             self.leave();
             return;
         };
@@ -518,18 +566,25 @@ impl Shared {
         self.look_around(true);
     }
 
-    /// Closes the session's record: nobody beats any more. If a guard was forgotten, the
-    /// record stays as a dead session's does, and is swept before it is used again.
+    /// Closes the session's record: nobody beats any more.
     fn leave(&self) {
-        if self.holds_any() {
-            return;
-        }
         self.record().close();
         // Whoever has inherited the witness keeps no session in use that is over.
         if let Some(witness) = self.witness() {
             let byte = byte_lock::session_byte(self.identity.session());
             let _ = byte_lock::unlock(witness, byte);
         }
+    }
+
+    /// Closes what a forked child has inherited of the session, of which it has dropped the last
+    /// handle: the witness would keep the parent's locks for as long as the child lives. The rest
+    /// stays as it is, for the keeper's part in it is a thread's that the child does not have.
+    fn abandon(&self) {
+        if let Some(witness) = &self.witness {
+            witness.let_go();
+        }
+        self.view.probe.let_go();
+        self.place.let_go();
     }
 
     /// What the keeper looks after besides its beat: the file's place, and lost grants.

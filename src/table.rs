@@ -172,14 +172,18 @@ impl Options {
                 file.path(),
                 "reading the boot id (is /proc mounted?)",
             ))?;
-            if file.boot_id() == boot {
-                let session = Session::attach(hold, file, self.share_witness, self.attended)?;
-                return Ok(LockTable { session });
-            }
-            let reset = reset_after_reboot(&file, boot)?;
             let path = file.path().to_path_buf();
-            drop(file);
-            drop(hold);
+            let reset = if file.boot_id() == boot {
+                match Session::attach(hold, file, self.share_witness, self.attended)? {
+                    Some(session) => return Ok(LockTable { session }),
+                    None => Reset::Underway,
+                }
+            } else {
+                let reset = reset_after_reboot(&file, boot)?;
+                drop(file);
+                drop(hold);
+                reset
+            };
             // Whatever came of it is followed by another look, at what may be another file.
             match reset {
                 // Told once the table is free again: a subscriber may want a lock of it.
@@ -423,7 +427,8 @@ impl LockTable {
     ///
     /// A child that inherits it (clear `FD_CLOEXEC` between fork and exec) keeps the
     /// session from counting as dead: its locks are not granted to others while any
-    /// process of the job lives, as with flock(1). It still expires with its keeper.
+    /// process of the job lives, as with flock(1). It still expires with its keeper. A child
+    /// that is forked and does not exec has it, too, until it drops its handles of this table.
     #[must_use]
     pub fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.session.witness()
@@ -442,6 +447,30 @@ mod tests {
         let file = TableFile::open(path, Access::ReadWrite).unwrap();
         let mapping = file.map(&new_gate(path).unwrap()).unwrap();
         mapping.header().set_boot_id([1; 16]);
+    }
+
+    /// Two that took different boot ids for this boot's, as a container with one of its own does,
+    /// could both come to use the table: the one attached while the other was about to reset it.
+    #[test]
+    fn nobody_attaches_to_a_table_while_it_is_reset_or_with_what_it_said_before() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        Options::default().create(&path).unwrap();
+        let look = || {
+            let hold = fork::hold_forks();
+            (hold, TableFile::open(&path, Access::ReadWrite).unwrap())
+        };
+        let attach = |(hold, file)| Session::attach(hold, file, false, false).unwrap();
+        let (other, reset) = (look().1, byte_lock::RESET_BYTE);
+        assert!(byte_lock::try_lock(other.as_fd(), reset).unwrap());
+        assert!(attach(look()).is_none());
+        byte_lock::unlock(other.as_fd(), reset).unwrap();
+        let before = look();
+        outdate(&path);
+        assert!(attach(before).is_none());
+        let now = attach(look()).unwrap();
+        assert_eq!(now.identity.session(), 0, "nothing has come of the others");
     }
 
     #[test]

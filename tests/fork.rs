@@ -33,6 +33,7 @@ fn child_role() {
         ("lingerer", lingerer),
         ("closer", closer),
         ("sharer", sharer),
+        ("sharing_parent", sharing_parent),
         ("inheritor", inheritor),
         ("crowd", crowd),
         ("breeder", breeder),
@@ -465,6 +466,52 @@ fn inheritor(boss: &mut Boss) {
             boss.say("here");
         }
     }
+}
+
+/// How many of this process's descriptors are of the file at a path.
+fn descriptors_of(path: &str) -> usize {
+    let numbers = fs::read_dir("/proc/self/fd").expect("the descriptors");
+    let links = numbers.map(|number| fs::read_link(number.expect("a number").path()));
+    links
+        .filter(|link| link.as_ref().is_ok_and(|link| link == Path::new(path)))
+        .count()
+}
+
+/// Holds `job` with a witness and forks a child that drops its handles; that says how many
+/// descriptors of the table's it has left.
+fn sharing_parent(boss: &mut Boss) {
+    let path = boss.hear();
+    let table = sharing().open_existing(&path).expect("the table opens");
+    let lock = table.lock("job").expect("a lock");
+    let guard = lock.acquire().expect("a grant");
+    if sys::fork().is_none() {
+        drop(guard);
+        drop(lock);
+        let before = descriptors_of(&path);
+        drop(table);
+        boss.say(format!("{before} {}", descriptors_of(&path)));
+        loop {
+            boss.hear();
+        }
+    }
+    loop {
+        thread::park();
+    }
+}
+
+/// It kept the dead one's locks for as long as it lived, whatever it had dropped.
+#[test]
+fn a_forked_child_that_drops_its_handles_is_no_witness_any_more() {
+    let _watchdog = watchdog("a_forked_child_that_drops_its_handles_is_no_witness_any_more");
+    let scratch = Scratch::with(on_death());
+    let lock = scratch.open().lock("job").expect("a lock");
+    let mut parent = Child::start("sharing_parent");
+    parent.say(scratch.table().display());
+    assert_eq!(parent.hear(), "2 0", "the witness, and another to ask by");
+    assert!(lock.acquire_timeout(Duration::from_millis(300)).is_err());
+    parent.kill_and_reap();
+    let guard = lock.acquire().expect("a grant");
+    assert_eq!(Grant::of(&guard).departed.0, parent.pid());
 }
 
 /// What `caslock run` rests on: wrapper and command are one holder.

@@ -7,12 +7,16 @@ use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use caslock::{Lock, LockError, LockTable, Previous, SlotState};
+use caslock::{AcquireError, Inspector, Lock, LockError, LockTable, Previous, SlotState};
 use common::{Boss, Child, Dice, Scratch, dispatch, on_death, puppet, watchdog};
 
 #[test]
 fn child_role() {
-    dispatch(&[("puppet", puppet), ("churner", churner)]);
+    dispatch(&[
+        ("puppet", puppet),
+        ("churner", churner),
+        ("forgetter", forgetter),
+    ]);
 }
 
 /// Acquires and releases; the token.
@@ -396,9 +400,11 @@ fn names_recycled_under_load_keep_their_owners_apart_and_their_tokens_growing() 
     }
 }
 
+/// Others were told that its process had died, and got the lock, as soon as the last handle was
+/// dropped: as where a function makes sure that its program runs once.
 #[test]
-fn a_forgotten_guards_lock_is_reclaimed_once_its_session_has_ended() {
-    let _watchdog = watchdog("a_forgotten_guards_lock_is_reclaimed_once_its_session_has_ended");
+fn a_forgotten_guards_lock_is_its_processs_for_as_long_as_that_lives() {
+    let _watchdog = watchdog("a_forgotten_guards_lock_is_its_processs_for_as_long_as_that_lives");
     let scratch = Scratch::with(on_death());
     let table = scratch.open();
     // Far from slot 0, among names that nobody holds.
@@ -408,13 +414,55 @@ fn a_forgotten_guards_lock_is_reclaimed_once_its_session_has_ended() {
     std::mem::forget(locks[499].acquire().unwrap());
     drop((locks, table));
 
-    // The same process again, so the same PID: only another session tells them apart.
+    let mut other = Child::puppet(&scratch.table());
+    let refused = other.acquire_within("499", Duration::from_millis(300));
+    let refused = refused.expect_err("its process lives");
+    assert_eq!(refused.holder.0, std::process::id());
+
+    // The same process again: it is still its session, and its lock.
     let table = scratch.open();
     let lock = table.lock("499").unwrap();
-    let guard = lock.try_acquire().unwrap();
-    assert!(
-        matches!(guard.previous(), Previous::Died(_)),
-        "{:?}",
-        guard.previous()
-    );
+    let Err(AcquireError::Busy { holder, .. }) = lock.try_acquire() else {
+        panic!("a process does not rob itself");
+    };
+    assert_eq!(holder.session, table.session());
+    table.force_release("499", holder.token).unwrap();
+    drop((lock, table));
+    // Nothing is forgotten any more.
+    let inspector = Inspector::open(scratch.table()).unwrap();
+    let sessions = inspector.snapshot().unwrap().sessions;
+    let pids: Vec<_> = sessions.iter().map(|session| session.pid).collect();
+    assert_eq!(pids, [other.pid()]);
+    assert_eq!(other.acquire("499").previous, "forced");
+}
+
+/// Forgets the guard of `job`, drops every handle, and lives on.
+fn forgetter(boss: &mut Boss) {
+    let table = LockTable::options()
+        .open_existing(boss.hear())
+        .expect("a table");
+    let lock = table.lock("job").expect("a lock");
+    std::mem::forget(lock.acquire().expect("a grant"));
+    drop((lock, table));
+    boss.say("done");
+    loop {
+        boss.hear();
+    }
+}
+
+#[test]
+fn a_forgotten_guards_lock_is_reclaimed_once_its_process_is_dead() {
+    let _watchdog = watchdog("a_forgotten_guards_lock_is_reclaimed_once_its_process_is_dead");
+    let scratch = Scratch::with(on_death());
+    let lock = scratch.open().lock("job").unwrap();
+    let mut forgetter = Child::start("forgetter");
+    forgetter.say(scratch.table().display());
+    assert_eq!(forgetter.hear(), "done");
+    assert!(lock.acquire_timeout(Duration::from_millis(300)).is_err());
+    forgetter.kill_and_reap();
+    let guard = lock.acquire().unwrap();
+    let Previous::Died(who) = guard.previous() else {
+        panic!("{:?}", guard.previous());
+    };
+    assert_eq!(who.pid, forgetter.pid());
 }

@@ -71,6 +71,16 @@ pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result
     Ok(lock_on(fd, first, len)?.is_some())
 }
 
+/// Whether any other open file description than this has the byte to itself: who may only read
+/// the file cannot.
+///
+/// # Errors
+///
+/// When the kernel refuses; nothing may be concluded then.
+pub(crate) fn is_locked_for_writing(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    Ok(lock_against(fd, libc::F_RDLCK, byte, 1)?.is_some())
+}
+
 /// The first lock that the kernel finds on any of `len` bytes from `first` on, of any other
 /// open file description than this.
 ///
@@ -78,11 +88,21 @@ pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result
 ///
 /// When the kernel refuses; nothing may be concluded then.
 fn lock_on(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<Option<ByteLock>> {
+    lock_against(fd, libc::F_WRLCK, first, len)
+}
+
+/// The first such lock that one of this kind would have to wait for.
+fn lock_against(
+    fd: BorrowedFd<'_>,
+    kind: libc::c_int,
+    first: u64,
+    len: u64,
+) -> io::Result<Option<ByteLock>> {
     // A length of 0 would mean "to the end" to the kernel.
     if len == 0 {
         return Ok(None);
     }
-    let mut lock = range(libc::F_WRLCK, first, len);
+    let mut lock = range(kind, first, len);
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock))?;
     let is_there = lock.l_type != libc::F_UNLCK as libc::c_short;
     Ok(is_there.then(|| ByteLock::from_kernel(&lock)))
@@ -180,6 +200,14 @@ impl Probe {
         self.ask(Kept::status)
     }
 
+    /// Closes its descriptor, in a forked child that has no more use for it.
+    pub(crate) fn let_go(&self) {
+        // Another thread of the parent may have had it locked: then it stays open.
+        if let Some(kept) = self.kept.try_read() {
+            kept.let_go();
+        }
+    }
+
     /// Asks, and if there was no answer opens the file once more and asks again.
     fn ask<T>(&self, question: impl Fn(&Kept) -> Option<T>) -> Option<T> {
         if let Some(answer) = question(&self.kept.read()) {
@@ -246,6 +274,19 @@ mod tests {
         assert!(try_lock(two.as_fd(), session_byte(8)).unwrap());
         unlock(one.as_fd(), BYTE).unwrap();
         assert!(try_lock(two.as_fd(), BYTE).unwrap());
+    }
+
+    #[test]
+    fn who_may_only_read_has_no_byte_to_itself() {
+        let table = Table::new();
+        let (holder, asker) = (table.open(), table.open());
+        let is_locked = || is_locked_for_writing(asker.as_fd(), BYTE).unwrap();
+        let shared = range(libc::F_RDLCK, BYTE, 1);
+        fcntl(&holder, FcntlArg::F_OFD_SETLK(&shared)).unwrap();
+        assert!(any_locked(asker.as_fd(), BYTE, 1).unwrap());
+        assert!(!is_locked());
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        assert!(is_locked());
     }
 
     #[test]

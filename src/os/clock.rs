@@ -27,7 +27,8 @@ fn nanos(time: Timespec) -> u64 {
     time.tv_sec.cast_unsigned() * NANOS_PER_SEC + time.tv_nsec.cast_unsigned()
 }
 
-/// The random number that the kernel gave this boot; the same in every namespace.
+/// The random number that the kernel gave this boot: the same in every namespace, unless a
+/// container has another mounted over it.
 ///
 /// # Errors
 ///

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, seek};
 
@@ -77,7 +78,7 @@ pub(crate) fn reopen(path: &Path, id: FileId) -> io::Result<OwnedFd> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
-    same_file(fd, id)
+    same_file(above_stdio(fd)?, id)
 }
 
 /// Opens the file behind an open descriptor once more, for reading, through `/proc`.
@@ -85,7 +86,8 @@ pub(crate) fn reopen_through_proc(fd: BorrowedFd<'_>, id: FileId) -> io::Result<
     // The last component is a link by nature here, so it must be followed.
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    same_file(rustix::fs::open(path, flags, Mode::empty())?, id)
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    same_file(above_stdio(fd)?, id)
 }
 
 /// Moves a descriptor out of the way of standard input, output and error: a program that
@@ -131,7 +133,8 @@ fn same_file(fd: OwnedFd, id: FileId) -> io::Result<OwnedFd> {
 /// A descriptor kept for long, which others may close, and whose number others may get.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    number: RawFd,
+    /// -1 once it was let go.
+    number: AtomicI32,
     id: FileId,
 }
 
@@ -145,14 +148,14 @@ impl Kept {
     /// Keeps a descriptor that is known to be of this file.
     pub(crate) fn of(fd: OwnedFd, id: FileId) -> Self {
         Self {
-            number: fd.into_raw_fd(),
+            number: AtomicI32::new(fd.into_raw_fd()),
             id,
         }
     }
 
     /// What the number stands for: `None` when that is no longer the file it was.
     pub(crate) fn status(&self) -> Option<Status> {
-        Status::of(self.fd())
+        Status::of(self.fd()?)
             .ok()
             .filter(|status| status.id == self.id)
     }
@@ -160,38 +163,51 @@ impl Kept {
     /// The descriptor, to be passed on, if it was of the kept file just now. Should a stranger
     /// close it after that, its number may come to be of another file.
     pub(crate) fn borrow(&self) -> Option<BorrowedFd<'_>> {
-        self.status().map(|_| self.fd())
+        self.status().and_then(|_| self.fd())
     }
 
     /// Asks something of the descriptor, and believes the answer only if it was of the
     /// kept file before the question and still is after it.
     pub(crate) fn ask<T>(&self, question: impl FnOnce(BorrowedFd<'_>) -> Option<T>) -> Option<T> {
         self.status()?;
-        let answer = question(self.fd());
+        let answer = question(self.fd()?);
         self.status()?;
         answer
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    /// Closes it before its time; from then on there is no answer. Nobody has it borrowed.
+    pub(crate) fn let_go(&self) {
+        let is_same = self.status().is_some();
+        let number = self.number.swap(-1, Ordering::Relaxed);
+        // A number that went to somebody else is theirs to close.
+        if is_same && number != -1 {
+            // SAFETY:
+            // - the number came from an `OwnedFd` that was given up to `self`, and is given up
+            //   here, once;
+            // - it was of the same file a moment ago, so it was not closed since; but for a
+            //   stranger that closes what is not its own, and then opens this very file.
+            unsafe { libc::close(number) };
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        let number = self.number.load(Ordering::Relaxed);
+        if number == -1 {
+            return None;
+        }
         // SAFETY:
-        // - the number came from an `OwnedFd`, so it is not -1;
+        // - the number came from an `OwnedFd`, and is not -1;
         // - nothing in this process should close it; a stranger that does breaks the same rule
         //   for every other owner of a descriptor. What is done here by the number does no harm
         //   then: fstat, path look-ups and lock queries, whose answers `ask` discards, and the
         //   unlocking of a byte that on another file nobody has locked through this number.
-        unsafe { BorrowedFd::borrow_raw(self.number) }
+        Some(unsafe { BorrowedFd::borrow_raw(number) })
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // A number that went to somebody else is theirs to close.
-        if self.status().is_some() {
-            // SAFETY:
-            // - the number came from an `OwnedFd` that was given up to `self`;
-            // - it was of the same file a moment ago, so it was not closed since.
-            unsafe { libc::close(self.number) };
-        }
+        self.let_go();
     }
 }
 
@@ -202,7 +218,7 @@ mod tests {
 
     fn kept_and_number(file: File) -> (Kept, RawFd) {
         let kept = Kept::new(file.into()).unwrap();
-        let number = kept.number;
+        let number = kept.number.load(Ordering::Relaxed);
         (kept, number)
     }
 
