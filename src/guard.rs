@@ -253,6 +253,15 @@ impl<'a> Guard<'a> {
         );
     }
 
+    /// How the grant was lost, if it was.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn loss(&self) -> Option<Lost> {
+        (!self.is_held()).then(|| self.held.lost())
+    }
+
     /// What the guard knows, and whether it has callbacks, without dropping it.
     #[inline(always)]
     fn into_parts(self) -> (Held<'a>, bool) {

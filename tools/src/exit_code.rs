@@ -171,7 +171,14 @@ fn of_open(error: &OpenError) -> ExitCode {
 fn rules_a_table_out(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOTDIR | libc::EROFS)
+        Some(
+            libc::EFBIG
+                | libc::EISDIR
+                | libc::ELOOP
+                | libc::ENAMETOOLONG
+                | libc::ENOTDIR
+                | libc::EROFS
+        )
     )
 }
 

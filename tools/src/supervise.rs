@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
@@ -104,9 +104,7 @@ impl LossNotice {
 
 /// What is to happen when the lock is lost.
 #[derive(Clone, Copy)]
-pub(crate) struct LossPolicy<'a> {
-    /// The lock's name, to be told then.
-    pub(crate) name: &'a str,
+pub(crate) struct LossPolicy {
     pub(crate) on_lost: OnLost,
     pub(crate) kill_after: Duration,
 }
@@ -177,7 +175,7 @@ pub(crate) fn supervise(
     signals: &Signals,
     guard: &Guard<'_>,
     notice: &LossNotice,
-    policy: LossPolicy<'_>,
+    policy: LossPolicy,
     keeper: LateKeeper<'_>,
 ) -> anyhow::Result<Ended> {
     let incoming = SignalFd::with_flags(
@@ -228,7 +226,7 @@ struct Watch<'a> {
     incoming: SignalFd,
     guard: &'a Guard<'a>,
     notice: &'a LossNotice,
-    policy: LossPolicy<'a>,
+    policy: LossPolicy,
     keeper: LateKeeper<'a>,
     lost: bool,
     /// Whether what is left is to be killed: it was to be from the start, its time is over, or
@@ -284,9 +282,8 @@ impl Watch<'_> {
                 // kill the command, its end may leave what it has started to others.
                 offspring.look_around();
             }
-            // Where no keeper can be had, nobody else looks.
-            let untold = !self.keeper.start_if_due() && !self.guard.is_held();
-            if untold || self.notice.lost().is_some() {
+            self.keeper.start_if_due();
+            if !self.guard.is_held() {
                 self.lose();
             }
             if self.tell_at.take_if(|at| *at <= Instant::now()).is_some()
@@ -354,10 +351,13 @@ impl Watch<'_> {
         }
     }
 
-    /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill or
-    /// to start the keeper.
+    /// Sleeps until a signal or a loss is there to be dealt with, or it is time to kill, to
+    /// start the keeper, or to look for a loss.
     fn wait(&self) -> io::Result<()> {
-        let timeout = match [self.kill_at, self.tell_at, self.keeper.due()]
+        /// The keeper tells of one at once, but by a thread of its own, which it may not get.
+        const LOOK: Duration = Duration::from_secs(1);
+        let look = (!self.lost).then(|| Instant::now() + LOOK);
+        let timeout = match [self.kill_at, self.tell_at, self.keeper.due(), look]
             .into_iter()
             .flatten()
             .min()
@@ -443,15 +443,12 @@ impl Watch<'_> {
         if told.is_none_or(|at| at.elapsed() > STOP_TAKES) && !may_have_terminal() {
             return Ok(());
         }
-        let mut only = SigSet::empty();
-        only.add(signal);
-        // First raised, then unblocked: a second one that the terminal has sent meanwhile
-        // becomes one with it, since a continue discards every pending stop.
-        raise(signal)?;
-        only.thread_unblock()?;
-        only.thread_block()?;
-        if !self.guard.is_held() {
-            self.lose();
+        if sys::stop_by(signal)? {
+            self.told_to_stop = None;
+            if !self.guard.is_held() {
+                self.lose();
+            }
+            self.child.send(libc::SIGCONT, None);
         }
         Ok(())
     }
@@ -461,12 +458,15 @@ impl Watch<'_> {
             return;
         }
         self.lost = true;
+        let lost = self.notice.lost().cloned().or_else(|| self.guard.loss());
         // Nobody has to read what is said for it to happen.
         self.end_what_runs();
-        self.announce_loss();
+        if let Some(lost) = lost {
+            self.announce(&lost);
+        }
     }
 
-    fn announce_loss(&self) {
+    fn announce(&self, lost: &Lost) {
         let pid = self.child.pid;
         let others = match self.offspring {
             Some(_) => "and what it has started",
@@ -477,15 +477,7 @@ impl Watch<'_> {
             OnLost::Kill => &format_args!("sending SIGKILL to process {pid} {others}"),
             OnLost::None => &format_args!("process {pid} runs on without it"),
         };
-        match self.notice.lost() {
-            Some(lost) => say_unless_full(format_args!("{lost}; {next}")),
-            // The keeper, which would know how, has not looked yet.
-            None => say_unless_full(format_args!(
-                "lost \"{}\" (token {}) while this process was stopped, or late; {next}",
-                printable(self.policy.name),
-                self.guard.token()
-            )),
-        }
+        say_unless_full(format_args!("{lost}; {next}"));
     }
 
     /// As far as that was asked for.

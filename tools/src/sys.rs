@@ -12,7 +12,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 /// The least number under which a command finds the witness. Scripts use those below 10 by
 /// themselves, to log to one that may or may not be open, and shells save others right above.
@@ -218,6 +218,58 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
         libc::sigaction(signal, ptr::null(), found.as_mut_ptr()) == 0
             && found.assume_init().sa_sigaction == libc::SIG_IGN
     }
+}
+
+/// Stops this process by this signal, which is blocked as SIGCONT is, until somebody continues it.
+/// Says whether somebody has: a SIGCONT that came first, and waits, keeps it from stopping.
+///
+/// A stop that is raised takes a SIGCONT that waits with it, and the other way round. So SIGCONT
+/// is let through to a handler from before the stop is raised until after it is over.
+pub(crate) fn stop_by(signal: Signal) -> io::Result<bool> {
+    static IS_CONTINUED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn note(_: c_int) {
+        IS_CONTINUED.store(true, Ordering::Relaxed);
+    }
+    let [stop, cont] = [signal, Signal::SIGCONT].map(|signal| {
+        let mut only = SigSet::empty();
+        only.add(signal);
+        only
+    });
+    IS_CONTINUED.store(false, Ordering::Relaxed);
+    let handler = SigAction::new(
+        SigHandler::Handler(note),
+        SaFlags::SA_RESTART,
+        SigSet::all(),
+    );
+    // SAFETY: the handler stores into an atomic, which it may.
+    let before = unsafe { sigaction(Signal::SIGCONT, &handler) }?;
+    cont.thread_unblock()?;
+    if !IS_CONTINUED.load(Ordering::Relaxed) {
+        // First raised, then unblocked: a second one that the terminal has sent meanwhile
+        // becomes one with it, since a continue discards every pending stop.
+        raise(signal)?;
+        if IS_CONTINUED.load(Ordering::Relaxed) {
+            // Raised after it came, then; or gone already.
+            take_pending(&stop);
+        } else {
+            stop.thread_unblock()?;
+            stop.thread_block()?;
+        }
+    }
+    cont.thread_block()?;
+    // SAFETY: what was there before.
+    unsafe { sigaction(Signal::SIGCONT, &before) }?;
+    Ok(IS_CONTINUED.load(Ordering::Relaxed))
+}
+
+/// Takes a blocked signal that waits, if one does.
+fn take_pending(signals: &SigSet) {
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both are live for the call, and nothing is asked to be written.
+    let _ = unsafe { libc::sigtimedwait(signals.as_ref(), ptr::null_mut(), &at_once) };
 }
 
 /// Has this process ended by signals that the kernel would drop: a namespace's first process
@@ -437,6 +489,7 @@ pub(crate) fn probe_futex_waitv() -> Result<(), io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::Pid;
 
     /// Also that the unwinder is linked, wherever it came from.
     #[test]
@@ -451,6 +504,49 @@ mod tests {
             child_change(panic, true).expect("its end"),
             Change::Exited(101)
         );
+    }
+
+    /// A process that stops itself with all signals blocked, and ends with what came of it.
+    fn start_stopping(before: impl FnOnce()) -> i32 {
+        let stop = || {
+            // Nobody stops who has no group that could be continued.
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("a group");
+            SigSet::all().thread_block().expect("blocked");
+            before();
+            u8::from(!stop_by(Signal::SIGTSTP).expect("a stop"))
+        };
+        start_worker(stop).expect("a worker")
+    }
+
+    /// What becomes of a worker next, its stop included; one of which nothing does is ended.
+    fn next_change(pid: i32) -> Change {
+        for _ in 0..10_000 {
+            match child_change(pid, false).expect("a child") {
+                Change::Nothing => std::thread::sleep(std::time::Duration::from_millis(1)),
+                change => return change,
+            }
+        }
+        send_signal(pid, libc::SIGKILL, None).expect("a signal");
+        panic!("nothing has become of it");
+    }
+
+    #[test]
+    fn who_stops_is_told_that_it_was_continued() {
+        let pid = start_stopping(|| ());
+        assert_eq!(next_change(pid), Change::Stopped(libc::SIGTSTP));
+        send_signal(pid, libc::SIGCONT, None).expect("a signal");
+        assert_eq!(next_change(pid), Change::Exited(0));
+    }
+
+    /// The stop took it away, and the process, which nobody continued again, stayed as it was.
+    #[test]
+    fn a_continue_that_came_before_the_stop_is_not_lost() {
+        let pid = start_stopping(|| raise(Signal::SIGCONT).expect("a signal"));
+        let change = next_change(pid);
+        if let Change::Stopped(_) = change {
+            send_signal(pid, libc::SIGKILL, None).expect("a signal");
+        }
+        assert_eq!(change, Change::Exited(0));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::ptr;
 
 use nix::sys::signal::Signal;
 
@@ -176,5 +177,37 @@ fn where_no_keeper_can_be_had_a_loss_is_noticed_all_the_same() {
     let outcome = holder.wrapper.finish();
     assert_eq!(outcome.code(), 120, "{outcome:?}");
     assert!(outcome.stderr.contains("lost \"job\""), "{outcome:?}");
+    assert!(holder.command.is_gone());
+}
+
+/// Has this process get no more than half a thread's stack of memory.
+fn limit_memory(pid: u32) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kib = size.and_then(|size| size.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.expect("its size").parse().expect("a number");
+    let most = libc::rlimit {
+        rlim_cur: (kib + 1024) * 1024,
+        rlim_max: (kib + 1024) * 1024,
+    };
+    let pid = i32::try_from(pid).expect("a PID");
+    // SAFETY: `most` is live for the call, and nothing is asked to be written.
+    let refused = unsafe { libc::prlimit(pid, libc::RLIMIT_AS, &raw const most, ptr::null_mut()) };
+    assert_eq!(refused, 0, "{}", io::Error::last_os_error());
+}
+
+/// The keeper tells of a loss by a thread of its own. Where it could have none, the command ran on
+/// without its lock, to its end.
+#[test]
+fn where_no_further_thread_can_be_had_a_loss_is_noticed_all_the_same() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    until("it has a keeper", || threads_of(holder.wrapper.pid()) == 2);
+    limit_memory(holder.wrapper.pid());
+    sandbox.take("job");
+    let outcome = holder.wrapper.finish();
+    assert_eq!(outcome.code(), 120, "{outcome:?}");
+    assert!(outcome.stderr.contains("lost \"job\""), "{outcome:?}");
+    assert!(outcome.stderr.contains("sending SIGTERM"), "{outcome:?}");
     assert!(holder.command.is_gone());
 }

@@ -20,7 +20,7 @@ use caslock::{
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
-use crate::exit_code::ExitCode;
+use crate::exit_code::{self, ExitCode};
 use crate::output::{Out, Paint, printable};
 use crate::paste::argument;
 use crate::processes;
@@ -35,21 +35,31 @@ pub(crate) fn doctor(path: &Path) -> anyhow::Result<ExitCode> {
         out: Out::stdout(),
         failed: false,
     };
+    let looked = look(&mut report, path);
+    let Report { out, failed } = report;
+    match looked.and_then(|()| Ok(out.finish()?)) {
+        // Whoever reads no further has been given the verdict by the exit code.
+        Err(error) if failed && exit_code::of_error(&error) == ExitCode::Success => {
+            Ok(ExitCode::Refused)
+        }
+        Err(error) => Err(error),
+        Ok(()) if failed => Ok(ExitCode::Refused),
+        Ok(()) => Ok(ExitCode::Success),
+    }
+}
+
+fn look(report: &mut Report, path: &Path) -> anyhow::Result<()> {
     match Inspector::open(path) {
         // Not a finding, but nothing to look at.
         Err(error @ OpenError::NotFound { .. }) => return Err(error.into()),
-        Err(error) => report.line(Verdict::Fail, "table", format_args!("{error}"))?,
+        Err(error) => report.fail("table", format_args!("{error}"))?,
         Ok(inspector) => {
             let (snapshot, others) = clocks::snapshot(&inspector)?;
-            examine(&mut report, path, &snapshot, &inspector.checkup()?)?;
-            clocks::clocks(&mut report, others)?;
+            examine(report, path, &snapshot, &inspector.checkup()?)?;
+            clocks::clocks(report, others)?;
         }
     }
-    report.out.finish()?;
-    Ok(match report.failed {
-        true => ExitCode::Refused,
-        false => ExitCode::Success,
-    })
+    Ok(())
 }
 
 fn examine(

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caslock::{
-    AcquireError, FencingToken, Guard, Holder, Inspector, Lock, LockTable, NOTE_MAX, NoteError,
-    OpenError, Previous, SlotInfo, SlotState,
+    AcquireError, Guard, Holder, Inspector, Lock, LockTable, NOTE_MAX, NoteError, OpenError,
+    Previous, SlotInfo, SlotState,
 };
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, lstat};
@@ -53,7 +53,11 @@ pub(crate) fn run(table: Option<PathBuf>, args: &Run) -> anyhow::Result<ExitCode
     {
         // Not taken first: a refusal that took a token each time would outdate the one that
         // the refusal before has told, as one does to that of another who waited beside it.
-        return Ok(refuse(&path, args, slot.previous, slot.token));
+        let (table, pasted) = (table_path::flag(&path), argument(&args.name));
+        let token = slot.token;
+        let how =
+            format!("`caslock {table}force-release {pasted} --token {token}` acknowledges it");
+        return Ok(refuse(args, slot.previous, &how));
     }
     let guard = match acquire(&path, &lock, args, limit, &signals, &mut keeper)? {
         Ok(guard) => guard,
@@ -221,21 +225,23 @@ fn noted(path: &Path, name: &str, holder: &Holder) -> String {
 
 /// Gives the lock back so that the next one still learns that it was abandoned.
 fn refuse_abandoned(path: &Path, guard: Guard<'_>, args: &Run) -> ExitCode {
-    let (previous, token) = (guard.previous(), guard.token());
+    let previous = guard.previous();
     if let Err(error) = guard.decline() {
         // Whoever took it has been told of us in turn.
         say(format_args!("{error}"));
         return ExitCode::Lost;
     }
-    refuse(path, args, previous, token)
+    // Others that waited beside this one may take a token each in the same way.
+    let (table, pasted) = (table_path::flag(path), argument(&args.name));
+    let how = format!("`caslock {table}show {pasted}` says how to acknowledge it");
+    refuse(args, previous, &how)
 }
 
-fn refuse(path: &Path, args: &Run, previous: Previous, token: FencingToken) -> ExitCode {
-    let (name, pasted) = (printable(&args.name), argument(&args.name));
-    let table = table_path::flag(path);
+fn refuse(args: &Run, previous: Previous, how: &str) -> ExitCode {
     say(format_args!(
         "\"{name}\": {previous}, and --on-abandoned fail was asked for; once what it left is in \
-         order, `caslock {table}force-release {pasted} --token {token}` acknowledges it"
+         order, {how}",
+        name = printable(&args.name)
     ));
     ExitCode::Abandoned
 }
@@ -269,7 +275,6 @@ fn hold(
         ],
     )?;
     let policy = LossPolicy {
-        name: &args.name,
         on_lost: args.on_lost,
         kill_after: args.kill_after,
     };
