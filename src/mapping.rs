@@ -120,6 +120,9 @@ impl TableFile {
         check_filesystem(&path, fd.as_fd())?;
         check_trust(&path, &status)?;
         let header = read_header(&path, fd.as_fd(), status.bytes)?;
+        if access == Access::ReadWrite && status.allocated < status.bytes {
+            fill_holes(&path, fd.as_fd(), status.bytes)?;
+        }
         Ok(Self {
             fd,
             path,
@@ -407,6 +410,12 @@ impl Draft<'_> {
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
             .map_err(|error| self.failed("setting the file's mode", error.into()))?;
         store_in_place(fd);
+        // The kernel would end this process for it (SIGXFSZ).
+        let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if most.is_some_and(|most| most < self.geometry.file_len()) {
+            let doing = "allocating more than this process may write (RLIMIT_FSIZE)";
+            return Err(self.failed(doing, Errno::FBIG.into()));
+        }
         // A sparse file on a full filesystem is a SIGBUS later.
         allocate(fd, self.geometry.file_len())
             .map_err(|error| self.failed("allocating the file", error.into()))?;
@@ -464,6 +473,22 @@ fn allocate(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return write_zeroes(fd, bytes),
             done => return done,
+        }
+    }
+}
+
+/// Reserves what a copy or a backup has left out of the file, as it may leave out zeroes: a store
+/// into a hole of a full filesystem is a SIGBUS. Where the filesystem cannot, it says nothing of
+/// holes, either: it may have packed the file.
+fn fill_holes(path: &Path, fd: BorrowedFd<'_>, bytes: u64) -> Result<(), OpenError> {
+    loop {
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
+            Err(Errno::INTR) => {}
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                let path = path.to_path_buf();
+                return Err(OpenError::NoSpace { path, bytes });
+            }
+            _ => return Ok(()),
         }
     }
 }

@@ -7,7 +7,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -28,6 +28,8 @@ fn child_role() {
         ("puppet", puppet),
         ("looper", looper),
         ("tiny", tiny),
+        ("limited", limited),
+        ("limited opener", limited_opener),
         ("copying", copying),
         ("overlay", overlay),
         ("stranger", stranger),
@@ -535,8 +537,28 @@ fn tiny(boss: &mut Boss) {
         "nothing is left behind"
     );
 
-    // A small one fits.
+    // A small one fits, and a copy of it, which a backup has made without its zeroes.
+    let copy = dir.join("copy.table");
+    on_death()
+        .slots(16)
+        .sessions(8)
+        .create(&path)
+        .expect("room enough");
+    let mut copying = Command::new("cp");
+    copying.arg("--sparse=always").args([&path, &copy]);
+    assert!(copying.status().expect("cp").success());
+    fs::remove_file(&path).expect("the original");
+    let has_holes = || {
+        let copy = copy.metadata().expect("the copy");
+        copy.blocks() * 512 < copy.len()
+    };
+    assert!(has_holes());
     work_where_there_is_no_more_room(&path);
+    let refused = LockTable::open(&copy).map(drop).expect_err("no room");
+    assert!(matches!(refused, OpenError::NoSpace { .. }), "{refused:?}");
+    fs::remove_file(dir.join("filler")).expect("the filler");
+    LockTable::open(&copy).expect("room enough");
+    assert!(!has_holes());
     boss.say("worked");
 }
 
@@ -622,6 +644,54 @@ fn a_full_filesystem_is_an_error_at_creation_and_none_later() {
     };
     child.say(scratch.dir().display());
     assert_eq!(child.hear(), "worked");
+}
+
+/// Has this process write no file to more than so many bytes.
+fn limit_file_size(bytes: u64) {
+    let most = rustix::process::Rlimit {
+        current: Some(bytes),
+        maximum: Some(bytes),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Fsize, most).expect("a lower limit");
+}
+
+/// Makes a table where files may not be as large as that.
+fn limited(boss: &mut Boss) {
+    let path = boss.hear();
+    limit_file_size(4096);
+    let refused = LockTable::open(&path).map(drop).expect_err("too large");
+    let OpenError::Io { doing, error, .. } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
+    assert!(doing.contains("RLIMIT_FSIZE"), "{refused}");
+    boss.say(Path::new(&path).exists());
+}
+
+/// It was ended by SIGXFSZ.
+#[test]
+fn a_process_that_may_not_write_so_much_lives_to_hear_so() {
+    let _watchdog = watchdog("a_process_that_may_not_write_so_much_lives_to_hear_so");
+    let scratch = Scratch::empty();
+    let mut limited = Child::start("limited");
+    limited.say(scratch.table().display());
+    assert_eq!(limited.hear(), "false");
+    // Who opens it writes nothing to the file.
+    on_death().create(scratch.table()).expect("a new table");
+    let mut limited = Child::start("limited opener");
+    limited.say(scratch.table().display());
+    assert_eq!(limited.hear(), "granted");
+}
+
+fn limited_opener(boss: &mut Boss) {
+    let path = boss.hear();
+    limit_file_size(0);
+    let lock = LockTable::open(&path)
+        .expect("a table")
+        .lock("job")
+        .expect("a lock");
+    lock.try_acquire().expect("free").release().expect("held");
+    boss.say("granted");
 }
 
 /// Looks for a table through an overlay, and for a place for a new one.

@@ -30,6 +30,8 @@ pub(crate) struct Status {
     pub(crate) group: u32,
     pub(crate) links: u64,
     pub(crate) bytes: u64,
+    /// How many of them have room of their own.
+    pub(crate) allocated: u64,
 }
 
 impl Status {
@@ -69,6 +71,8 @@ impl Status {
             group: stat.st_gid,
             links: stat.st_nlink as u64,
             bytes: stat.st_size as u64,
+            // Counted in 512 bytes, whatever the filesystem's blocks.
+            allocated: stat.st_blocks as u64 * 512,
         }
     }
 }
