@@ -43,6 +43,7 @@ pub struct Options {
     mode: u32,
     share_witness: bool,
     attended: bool,
+    reset_patience: Duration,
 }
 
 impl Default for Options {
@@ -54,6 +55,8 @@ impl Default for Options {
             mode: 0o600,
             share_witness: false,
             attended: false,
+            // The work takes milliseconds, or a second for a million slots.
+            reset_patience: Duration::from_secs(10),
         }
     }
 }
@@ -103,6 +106,15 @@ impl Options {
     #[doc(hidden)]
     pub const fn attended(mut self, attended: bool) -> Self {
         self.attended = attended;
+        self
+    }
+
+    /// How long to wait for another process that resets the table after a boot: 10 s by default.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub const fn reset_patience(mut self, patience: Duration) -> Self {
+        self.reset_patience = patience;
         self
     }
 
@@ -156,9 +168,6 @@ impl Options {
     }
 
     fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
-        /// How long to wait for another process that resets: the work takes milliseconds, or a
-        /// second for a million slots.
-        const PATIENCE: Duration = Duration::from_secs(10);
         TableFile::look(path)?;
         let begun = Instant::now();
         let mut resets = 0;
@@ -189,7 +198,7 @@ impl Options {
                 // Told once the table is free again: a subscriber may want a lock of it.
                 Reset::Done => tracing::info!(table = %path.display(), "reset after a reboot"),
                 Reset::ByAnother => {}
-                Reset::Underway if begun.elapsed() > PATIENCE => {
+                Reset::Underway if begun.elapsed() > self.reset_patience => {
                     return Err(OpenError::ResetStuck { path });
                 }
                 Reset::Underway => {
@@ -199,7 +208,8 @@ impl Options {
             }
             resets += 1;
         }
-        Err(OpenError::Unstable {
+        // By turns with others, each of which takes another boot id for that of this boot.
+        Err(OpenError::ResetBlocked {
             path: path.to_path_buf(),
         })
     }

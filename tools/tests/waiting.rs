@@ -3,7 +3,11 @@
 mod common;
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 
 use common::{CASLOCK, Sandbox, full_pipe, full_terminal, until};
@@ -138,4 +142,44 @@ fn a_job_that_has_a_lock_does_not_wait_for_a_session() {
     let outcome = sandbox.run(&[&["run", "a", "--"][..], &inner].concat());
     assert_eq!(outcome.code(), 125, "{outcome:?}");
     assert!(outcome.stderr.contains("the only session"), "{outcome:?}");
+}
+
+/// It did not heed its limit, nor any signal, for ten seconds.
+#[test]
+fn who_waits_for_a_reset_does_so_within_its_limit_and_can_be_ended() {
+    /// The byte of the file that whoever resets a table has locked.
+    const RESET_BYTE: i64 = 1 << 62;
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["run", "job", "--", "true"]);
+    let mut options = File::options();
+    let table = options.read(true).write(true).open(sandbox.table());
+    let table = table.expect("the table");
+    let lock = |kind: i32| {
+        let lock = libc::flock {
+            l_type: kind as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: RESET_BYTE,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&table, FcntlArg::F_OFD_SETLK(&lock)).expect("a lock");
+    };
+    lock(libc::F_WRLCK);
+    for limit in [&["-n"][..], &["-w", "1.2"]] {
+        let outcome = sandbox.run(&[&["run"], limit, &["job", "--", "true"]].concat());
+        assert_eq!(outcome.code(), 125, "{outcome:?}");
+        assert!(outcome.stderr.contains("to reset it"), "{outcome:?}");
+    }
+    let mut ended = sandbox.start(sandbox.caslock(&["run", "job", "--", "true"]));
+    let waiter = sandbox.start(sandbox.caslock(&["run", "job", "--", "echo", "granted"]));
+    std::thread::sleep(Duration::from_millis(500));
+    ended.send(Signal::SIGINT);
+    assert_eq!(ended.wait().signal(), Some(2));
+    lock(libc::F_UNLCK);
+    let outcome = waiter.finish();
+    assert_eq!(
+        (outcome.code(), &*outcome.stdout),
+        (0, "granted\n"),
+        "{outcome:?}"
+    );
 }

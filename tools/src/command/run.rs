@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::env;
 use std::io;
 use std::iter;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -106,8 +107,12 @@ impl Limit {
     }
 }
 
-/// Opens the table, waiting for a session of it where all are in use: mostly by others that
-/// wait there for a lock.
+/// How long at least, and at most, to wait for who resets the table after a boot: that takes
+/// milliseconds, or a second for a million slots.
+const RESET: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10);
+
+/// Opens the table, waiting for a session of it where all are in use, mostly by others that
+/// wait there for a lock; and for who resets it.
 fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTable> {
     /// A look takes a pass over the sessions, and keeps others from theirs.
     const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -115,16 +120,31 @@ fn open(path: &Path, limit: Limit, signals: &Signals) -> anyhow::Result<LockTabl
     let is_nested = env::var_os("CASLOCK_TOKEN").is_some();
     let mut is_told = false;
     loop {
-        let options = LockTable::options().share_witness(true).attended(true);
+        // No longer than a moment with the signals blocked.
+        let options = LockTable::options()
+            .share_witness(true)
+            .attended(true)
+            .reset_patience(BETWEEN_LOOKS);
         let error = match options.open(path) {
             Ok(table) => return Ok(table),
             Err(error) => error,
         };
-        let may_wait = matches!(error, OpenError::SessionsFull { .. }) && !is_nested;
-        if !may_wait || limit.is_over() {
+        let waited = limit.begun.elapsed();
+        let may_wait = match error {
+            OpenError::SessionsFull { .. } => !is_nested && !limit.is_over(),
+            OpenError::ResetStuck { .. } => {
+                waited
+                    < limit
+                        .most
+                        .unwrap_or(*RESET.end())
+                        .clamp(*RESET.start(), *RESET.end())
+            }
+            _ => false,
+        };
+        if !may_wait {
             return Err(explain_opening(path, error));
         }
-        if !is_told && limit.begun.elapsed() >= PATIENCE {
+        if !is_told && waited >= PATIENCE {
             let why = in_one_line(&advised(path, error));
             say_unless_full(format_args!("waiting: {why}"));
             is_told = true;
