@@ -424,12 +424,13 @@ impl Stint {
     }
 }
 
-/// Whether it is time to call one more to a slot than its heir, who then is called.
+/// Takes the call that is due to one more of a slot's waiters than its heir, if one is; the
+/// caller sees to it.
 ///
 /// In turns the heir is the only one who is to be awake. Where a slot is often free it may
 /// wait for a processor for as long as the others run, which is milliseconds, and keep all
 /// who sleep asleep.
-pub(crate) fn is_call_due(now_ns: u64) -> bool {
+pub(crate) fn take_due_call(now_ns: u64) -> bool {
     let is_due = now_ns.saturating_sub(CALLED_NS.get()) >= CALL_NS;
     if is_due {
         CALLED_NS.set(now_ns);
@@ -443,8 +444,8 @@ pub(crate) fn begin_stint() {
     STINT.set(None);
 }
 
-/// Whether this thread's stint is over, and another begins.
-pub(crate) fn is_stint_over(now_ns: u64) -> bool {
+/// Ends this thread's stint, if it is over, and begins another.
+pub(crate) fn end_stint_if_over(now_ns: u64) -> bool {
     let next = match STINT.get() {
         Some(stint) => stint.going_on(now_ns, clock::ran_ns),
         None => Some(Stint {
@@ -724,15 +725,18 @@ mod tests {
     fn a_threads_first_stint_begins_with_it_and_is_its_own() {
         stints::be_over();
         let now_ns = clock::now_ns();
-        assert!(is_stint_over(now_ns));
+        assert!(end_stint_if_over(now_ns));
         // Where that is slow, a thread has had a processor for so long before its first look.
-        let is_over_too_soon = move || is_stint_over(now_ns) && clock::ran_ns() < STINT_NS;
+        let is_over_too_soon = move || end_stint_if_over(now_ns) && clock::ran_ns() < STINT_NS;
         let is_over_elsewhere = || std::thread::spawn(is_over_too_soon).join();
         assert!(!is_over_elsewhere().unwrap(), "it has just begun");
         begin_stint();
-        assert!(!is_stint_over(now_ns), "it has not had a processor since");
+        assert!(
+            !end_stint_if_over(now_ns),
+            "it has not had a processor since"
+        );
         assert_eq!(stints::begun_ns(), Some(now_ns));
-        assert!(!is_stint_over(now_ns + 2 * STINT_NS), "nor by then");
+        assert!(!end_stint_if_over(now_ns + 2 * STINT_NS), "nor by then");
         assert!(
             stints::begun_ns() > Some(now_ns),
             "which it need not ask again so soon"
@@ -756,7 +760,7 @@ mod tests {
     fn one_more_is_called_once_in_a_while() {
         let now_ns = 7 * CALL_NS;
         let times = [0, 1, CALL_NS - 1, CALL_NS, CALL_NS + 1].map(|after_ns| now_ns + after_ns);
-        let due_to_another = move || std::thread::spawn(move || times.map(is_call_due)).join();
+        let due_to_another = move || std::thread::spawn(move || times.map(take_due_call)).join();
         // A thread that comes for one grant calls somebody, too.
         let due = [true, false, false, true, false];
         assert_eq!(

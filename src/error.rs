@@ -290,7 +290,7 @@ pub enum AcquireError {
 
 /// The file that this process has mapped is no longer the one at its path: no further grants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: the lock table was unlinked or replaced while in use; no further grants from the old file (restart the workers that still use it)", path = .path.display())]
+#[error("{path}: the lock table was unlinked, replaced or changed in size while in use; no further grants from the old file (restart the workers that still use it)", path = .path.display())]
 #[non_exhaustive]
 pub struct TableReplaced {
     /// The table's path.

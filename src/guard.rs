@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::thread;
 
 use crate::blocking::Cause;
-use crate::contention::{Streaks, is_call_due, is_stint_over};
+use crate::contention::{Streaks, end_stint_if_over, take_due_call};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous};
 use crate::lock::Lock;
@@ -393,10 +393,10 @@ fn give_back(
             };
             let is_released = wait::release_before_others(slot, &grant, plainly, &Futex);
             if is_released && is_behind_heir {
-                if is_call_due(now_ns) {
+                if take_due_call(now_ns) {
                     wait::call_another(slot, &Futex);
                 }
-                if is_stint_over(now_ns) {
+                if end_stint_if_over(now_ns) {
                     yield_to_others(&contention.streaks, index);
                 }
             }
@@ -641,7 +641,7 @@ mod tests {
         assert!(!yields_after(begin_stint, true), "it has just begun");
         let asleep_since = || {
             begin_stint();
-            assert!(!is_stint_over(1));
+            assert!(!end_stint_if_over(1));
         };
         assert!(!yields_after(asleep_since, true));
     }

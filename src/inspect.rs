@@ -17,7 +17,7 @@ use crate::policy::Reclaim;
 use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait;
-use crate::protocol::word::{Identity, Owner, Vacancy};
+use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
 use crate::view::{Futex, View, new_gate, previous_of, since};
 
 /// What a slot is doing.
@@ -446,8 +446,9 @@ pub(crate) fn force_release(
     name: &str,
     asked: FencingToken,
 ) -> Result<Forced, ForceReleaseError> {
-    let given = || name.to_owned();
-    let no_such_lock = || ForceReleaseError::NoSuchLock { name: given() };
+    let no_such_lock = || ForceReleaseError::NoSuchLock {
+        name: name.to_owned(),
+    };
     let key = view.key(name.as_bytes()).ok_or_else(no_such_lock)?;
     loop {
         let found = view.names().find(&key).ok_or_else(no_such_lock)?;
@@ -456,51 +457,14 @@ pub(crate) fn force_release(
         if slot.renames() != found.renames {
             continue;
         }
-        if now.word.owner() == Owner::Vacant(Vacancy::Fresh) {
-            return Err(ForceReleaseError::NotHeld {
-                name: given(),
-                token: asked,
-            });
-        }
-        if now.token != asked.0 {
-            let current = FencingToken(now.token);
-            return Err(ForceReleaseError::TokenMismatch {
-                name: given(),
-                asked,
-                current,
-            });
-        }
-        let (vacancy, forced) = match now.word.owner() {
-            Owner::Held(who) if view.knows(who) => (
-                Vacancy::Forced(who.pid()),
-                Forced::From(view.holder(who, &now)),
-            ),
-            // Only since it was found by its name: the next look does not find it there. Where
-            // nobody holds the naming lock, the word was scribbled.
-            Owner::Renaming(_) if is_naming(view) => continue,
-            // Somebody may have been in the middle of something: whom the word names, or else
-            // this process.
-            Owner::Held(_) | Owner::Corrupt | Owner::Renaming(_) => {
-                let pid = match now.word.pid() {
-                    0 => process::pid(),
-                    pid => pid,
-                };
-                (Vacancy::Forced(pid), Forced::Repaired)
-            }
-            Owner::Vacant(vacancy) if vacancy.is_abandoned() => (
-                Vacancy::Released,
-                Forced::Acknowledged(previous_of(now.word.owner(), now.token)),
-            ),
-            Owner::Vacant(_) => {
-                return Err(ForceReleaseError::NotHeld {
-                    name: given(),
-                    token: asked,
-                });
-            }
+        let Some(forced) = what_force_does(view, name, asked, &now)? else {
+            continue;
         };
-        let done = match vacancy {
-            Vacancy::Released => wait::acknowledge(slot, now.word, &Futex),
-            _ => wait::vacate(slot, now.word, vacancy, &Futex),
+        let done = match forced {
+            Forced::Acknowledged(_) => wait::acknowledge(slot, now.word, &Futex),
+            Forced::From(_) | Forced::Repaired => {
+                wait::vacate(slot, now.word, Vacancy::Forced(blamed(now.word)), &Futex)
+            }
         };
         // Changed in between: a waiter announced itself, or the grant has ended. Look again.
         if !done {
@@ -511,6 +475,48 @@ pub(crate) fn force_release(
             tracing::warn!(name, pid = holder.pid, token = %asked, "force-released");
         }
         return Ok(forced);
+    }
+}
+
+/// What a forced release of the grant `asked` is to do with a slot that was seen as `now`; none if
+/// it has to look again.
+fn what_force_does(
+    view: &View,
+    name: &str,
+    asked: FencingToken,
+    now: &SlotView,
+) -> Result<Option<Forced>, ForceReleaseError> {
+    let owner = now.word.owner();
+    if now.token != asked.0 && owner != Owner::Vacant(Vacancy::Fresh) {
+        return Err(ForceReleaseError::TokenMismatch {
+            name: name.to_owned(),
+            asked,
+            current: FencingToken(now.token),
+        });
+    }
+    match owner {
+        Owner::Held(who) if view.knows(who) => Ok(Some(Forced::From(view.holder(who, now)))),
+        // Only since it was found by its name: the next look does not find it there. Where
+        // nobody holds the naming lock, the word was scribbled.
+        Owner::Renaming(_) if is_naming(view) => Ok(None),
+        Owner::Held(_) | Owner::Corrupt | Owner::Renaming(_) => Ok(Some(Forced::Repaired)),
+        Owner::Vacant(vacancy) if vacancy.is_abandoned() => {
+            let previous = previous_of(owner, now.token);
+            Ok(Some(Forced::Acknowledged(previous)))
+        }
+        Owner::Vacant(_) => Err(ForceReleaseError::NotHeld {
+            name: name.to_owned(),
+            token: asked,
+        }),
+    }
+}
+
+/// Of whom the next owner is told after a forced release: whom the word names, who may have been
+/// in the middle of something, or else this process.
+fn blamed(word: OwnerWord) -> u32 {
+    match word.pid() {
+        0 => process::pid(),
+        pid => pid,
     }
 }
 

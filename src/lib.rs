@@ -50,7 +50,9 @@
 //! # Processes that fork
 //!
 //! Sessions do not cross a fork: in the child, handles answer [`Forked`] and guards do
-//! nothing. The child opens the table anew. Exec ends the session; threads share it.
+//! nothing; dropped, they close what the child has inherited. The child opens the table anew.
+//! Exec ends the session; threads share it. Forks of a process wait while it opens a table: do
+//! not open one with a lock held that a `pthread_atfork(3)` handler takes.
 
 mod attendance;
 mod blocking;
