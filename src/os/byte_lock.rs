@@ -165,7 +165,7 @@ impl Probe {
             path: path.to_owned(),
             id: status.id,
             bytes: status.bytes,
-            kept: RwLock::new(Kept::of(fd, status.id)),
+            kept: RwLock::new(Kept::marked(fd, status.id)),
         })
     }
 
@@ -217,7 +217,7 @@ impl Probe {
         if kept.status().is_none() {
             // Reading is enough to ask about locks.
             let fd = reopen(&self.path, self.id).ok()?;
-            let lost = mem::replace(&mut *kept, Kept::of(fd, self.id));
+            let lost = mem::replace(&mut *kept, Kept::marked(fd, self.id));
             // Its number was not ours any more. If it has become the new one's, it is to stay.
             mem::forget(lost);
         }

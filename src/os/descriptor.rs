@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, seek};
 
+use super::random;
+
 /// Which file: a device and an inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
@@ -140,28 +142,40 @@ pub(crate) struct Kept {
     /// -1 once it was let go.
     number: AtomicI32,
     id: FileId,
+    /// The offset of its open file description, where nobody else moves that: by it, another
+    /// descriptor of the same file is told from this one.
+    mark: Option<u64>,
 }
 
 impl Kept {
     /// Keeps the descriptor, and remembers which file it is of.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let id = Status::of(&fd)?.id;
-        Ok(Self::of(fd, id))
+        Ok(Self {
+            number: AtomicI32::new(fd.into_raw_fd()),
+            id,
+            mark: None,
+        })
     }
 
-    /// Keeps a descriptor that is known to be of this file.
-    pub(crate) fn of(fd: OwnedFd, id: FileId) -> Self {
+    /// Keeps a descriptor that is known to be of this file, and whose open file description no
+    /// other process has.
+    pub(crate) fn marked(fd: OwnedFd, id: FileId) -> Self {
+        let mark = draw_offset().filter(|&mark| seek(&fd, SeekFrom::Start(mark)).is_ok());
         Self {
             number: AtomicI32::new(fd.into_raw_fd()),
             id,
+            mark,
         }
     }
 
     /// What the number stands for: `None` when that is no longer the file it was.
     pub(crate) fn status(&self) -> Option<Status> {
-        Status::of(self.fd()?)
+        let fd = self.fd()?;
+        let is_marked = |mark| seek(fd, SeekFrom::Current(0)) == Ok(mark);
+        Status::of(fd)
             .ok()
-            .filter(|status| status.id == self.id)
+            .filter(|status| status.id == self.id && self.mark.is_none_or(is_marked))
     }
 
     /// The descriptor, to be passed on, if it was of the kept file just now. Should a stranger
@@ -188,8 +202,8 @@ impl Kept {
             // SAFETY:
             // - the number came from an `OwnedFd` that was given up to `self`, and is given up
             //   here, once;
-            // - it was of the same file a moment ago, so it was not closed since; but for a
-            //   stranger that closes what is not its own, and then opens this very file.
+            // - it was the same a moment ago, so it was not closed since; of one without a mark,
+            //   but for a stranger that closes what is not its own and then opens this very file.
             unsafe { libc::close(number) };
         }
     }
@@ -207,6 +221,13 @@ impl Kept {
         //   unlocking of a byte that on another file nobody has locked through this number.
         Some(unsafe { BorrowedFd::borrow_raw(number) })
     }
+}
+
+/// An offset that is nobody else's by chance, and that every filesystem has.
+fn draw_offset() -> Option<u64> {
+    let mut drawn = [0; 8];
+    random::fill(&mut drawn).ok()?;
+    Some(u64::from_ne_bytes(drawn) >> 24)
 }
 
 impl Drop for Kept {
@@ -246,6 +267,20 @@ mod tests {
         assert_eq!(kept.ask(|_| Some(())), None);
         drop(kept);
         assert!(Status::of(&stranger).is_ok());
+    }
+
+    /// As after a `closefrom` and an `open` of the very file: it was asked, and closed.
+    #[test]
+    fn a_stranger_of_the_same_file_is_neither_asked_nor_closed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let fd: OwnedFd = file.reopen().unwrap().into();
+        let (number, id) = (fd.as_raw_fd(), Status::of(&fd).unwrap().id);
+        let kept = Kept::marked(fd, id);
+        assert!(kept.ask(|_| Some(())).is_some());
+        let stranger = take_number(number, &file.reopen().unwrap());
+        assert_eq!(kept.ask(|_| Some(())), None);
+        drop(kept);
+        assert_eq!(Status::of(&stranger).unwrap().id, id);
     }
 
     #[test]
