@@ -74,6 +74,11 @@ impl Place {
         })
     }
 
+    /// The descriptor of the directory that the file was in.
+    pub(crate) const fn directory(&self) -> &Kept {
+        &self.directory
+    }
+
     /// Closes its descriptor, in a forked child that has no more use for it.
     pub(crate) fn let_go(&self) {
         self.directory.let_go();

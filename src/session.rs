@@ -41,6 +41,27 @@ struct Registered {
     shared: Weak<Shared>,
 }
 
+/// A session that has no handles, but itself.
+#[derive(Default)]
+enum Lingering {
+    /// It has handles, or is over.
+    #[default]
+    No,
+    /// The last handle is being dropped.
+    Briefly(Arc<Shared>),
+    /// A guard was forgotten, so it has to go on.
+    On(Arc<Shared>),
+}
+
+impl Lingering {
+    fn take(&mut self) -> Option<Arc<Shared>> {
+        match std::mem::take(self) {
+            Self::No => None,
+            Self::Briefly(shared) | Self::On(shared) => Some(shared),
+        }
+    }
+}
+
 /// A session, as its handles share it. Dropping the last detaches, unless a guard was forgotten.
 pub(crate) struct Session {
     shared: Arc<Shared>,
@@ -61,8 +82,7 @@ pub(crate) struct Shared {
     /// None as long as the session is attended instead ([`crate::Attendance`]).
     keeper: Mutex<Option<JoinHandle<()>>>,
     stopping: AtomicU32,
-    /// Itself, while it has no handles and has to go on: a guard was forgotten.
-    lingering: Mutex<Option<Arc<Self>>>,
+    lingering: Mutex<Lingering>,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
@@ -101,7 +121,7 @@ impl Session {
     /// inherit the open file description, and with it the byte lock, and outlive its
     /// parent.
     ///
-    /// None, and nothing has come of it, while another process resets the table, or has done so
+    /// None, and no session has come of it, while another process resets the table, or has done so
     /// since `file` was opened.
     pub(crate) fn attach(
         hold: ForkHold,
@@ -112,13 +132,17 @@ impl Session {
         // Kept to be dropped after the locks: the last handle of a session joins its keeper.
         let (mut closed, mut over) = (Vec::new(), Vec::new());
         let _hold = hold;
+        // To be closed before forks go on.
+        let file = file;
         let mut registry = REGISTRY.lock();
         registry.retain(|entry| entry.shared.strong_count() > 0);
         let id = file.id();
         let mut open = None;
         for entry in registry.iter_mut().filter(|entry| entry.file == id) {
             match entry.session(&mut over) {
-                Some(session) if session.gate.state() == Gate::OPEN => open = Some(session),
+                Some(session) if session.gate.state() == Gate::OPEN => {
+                    closed.extend(open.replace(session));
+                }
                 Some(session) => closed.push(session),
                 None => {}
             }
@@ -134,6 +158,10 @@ impl Session {
                 let Some(session) = Self::attach_anew(file, share_witness)? else {
                     return Ok(None);
                 };
+                // Other threads of a parent cannot drop their handles here.
+                for entry in &*registry {
+                    over.extend(entry.inherited(&session));
+                }
                 let session = Arc::new(session);
                 registry.push(Registered {
                     file: id,
@@ -261,10 +289,29 @@ impl Registered {
         if shared.gate.state() != Gate::OPEN {
             return None;
         }
-        let shared = shared.lingering.lock().take()?;
+        let shared = shared.take_lingering()?;
         let session = Arc::new(Session { shared });
         self.session = Arc::downgrade(&session);
         Some(session)
+    }
+
+    /// What a forked child still has of its parent's session after it has attached as `own`:
+    /// without a descriptor whose number is `own`'s now, for the kernel gives none out that is
+    /// open; and if there is no handle of it any more, without the others, too.
+    fn inherited(&self, own: &Shared) -> Option<Arc<Shared>> {
+        let shared = self.shared.upgrade()?;
+        if shared.gate.is_wiped() {
+            let own_probe = own.view.probe.number();
+            let own = own.place_and_witness().map(Kept::number);
+            for number in own.chain([own_probe]) {
+                let inherited = shared.place_and_witness();
+                inherited.for_each(|kept| kept.forget(number));
+            }
+            if self.session.strong_count() == 0 {
+                shared.abandon();
+            }
+        }
+        Some(shared)
     }
 }
 
@@ -274,16 +321,16 @@ impl Drop for Session {
             self.abandon();
             return;
         }
-        if self.holds_any() {
-            // The lock is this process's for as long as that lives; so is the session.
-            *self.lingering.lock() = Some(Arc::clone(&self.shared));
+        // The lock of a guard that was forgotten is this process's for as long as that lives, and
+        // so is the session. Said first: whoever opens the table meanwhile is to get this one.
+        *self.lingering.lock() = Lingering::Briefly(Arc::clone(&self.shared));
+        if !self.stop_lingering() {
             return;
         }
         let Some(keeper) = self.keeper.lock().take() else {
             self.leave();
             return;
         };
-        self.stopping.swap(1, ord(Site::WakeBump));
         self.view.notify(self.identity.session());
         // It runs nobody's code but ours, and has nothing to tell.
         let _ = keeper.join();
@@ -546,6 +593,9 @@ impl Shared {
                 due = now + period;
             }
             self.look_around(is_due);
+            if is_due {
+                self.end_lingering();
+            }
             futex::wait(record.notice(), notices, due);
         }
         if let Ok(certificate) = certificate {
@@ -574,6 +624,57 @@ impl Shared {
             let byte = byte_lock::session_byte(self.identity.session());
             let _ = byte_lock::unlock(witness, byte);
         }
+    }
+
+    /// Takes the session out of its own hands, into those of whoever opens its table. Waits for
+    /// one whose last handle is being dropped just now.
+    fn take_lingering(&self) -> Option<Arc<Self>> {
+        /// Some instructions of a thread that may have lost its processor among them.
+        const MOST_LOOKS: u32 = 1000;
+        for _ in 0..MOST_LOOKS {
+            let taken = self.lingering.lock().take();
+            if taken.is_some() || self.stopping.load(ord(Site::Wake)) == 1 {
+                return taken;
+            }
+            thread::yield_now();
+        }
+        None
+    }
+
+    /// Begins the end of a session without handles, and says so: unless a guard was forgotten, of
+    /// a table that is still there, or somebody has taken it up again.
+    fn stop_lingering(&self) -> bool {
+        // Not under the lock: it may be a look at many slots.
+        let has_to_go_on = self.gate.state() == Gate::OPEN && self.holds_any();
+        let mut lingering = self.lingering.lock();
+        match lingering.take() {
+            Some(shared) if has_to_go_on => {
+                *lingering = Lingering::On(shared);
+                false
+            }
+            Some(_) => {
+                // Under the lock: who finds that it does not linger finds that it ends.
+                self.stopping.swap(1, ord(Site::WakeBump));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends a session that goes on without handles for nothing: its table was replaced, or the
+    /// forgotten grant was taken from it.
+    fn end_lingering(&self) {
+        let lingers = matches!(*self.lingering.lock(), Lingering::On(_));
+        if lingers && self.stop_lingering() {
+            // The application's, and so is what dropping them does.
+            let calls = std::mem::take(&mut *self.lost_calls.lock());
+            let _ = self.aside(move || drop(calls));
+        }
+    }
+
+    /// The descriptors that are known by their file alone.
+    fn place_and_witness(&self) -> impl Iterator<Item = &Kept> {
+        self.witness.iter().chain([self.place.directory()])
     }
 
     /// Closes what a forked child has inherited of the session, of which it has dropped the last

@@ -438,7 +438,9 @@ impl LockTable {
     /// A child that inherits it (clear `FD_CLOEXEC` between fork and exec) keeps the
     /// session from counting as dead: its locks are not granted to others while any
     /// process of the job lives, as with flock(1). It still expires with its keeper. A child
-    /// that is forked and does not exec has it, too, until it drops its handles of this table.
+    /// that is forked and does not exec has it, too, until it drops its handles of this table; or
+    /// until it ends, where another thread of the parent had a handle, or a guard was forgotten,
+    /// unless it opens the table itself.
     #[must_use]
     pub fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.session.witness()

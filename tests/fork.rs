@@ -34,6 +34,7 @@ fn child_role() {
         ("closer", closer),
         ("sharer", sharer),
         ("sharing_parent", sharing_parent),
+        ("daemon_parent", daemon_parent),
         ("inheritor", inheritor),
         ("crowd", crowd),
         ("breeder", breeder),
@@ -512,6 +513,38 @@ fn a_forked_child_that_drops_its_handles_is_no_witness_any_more() {
     parent.kill_and_reap();
     let guard = lock.acquire().expect("a grant");
     assert_eq!(Grant::of(&guard).departed.0, parent.pid());
+}
+
+/// Holds `job` with a witness and forks a child that closes all descriptors, as daemons do, opens
+/// the table itself, and drops what it has inherited; that says whether its own witness is there.
+fn daemon_parent(boss: &mut Boss) {
+    let path = boss.hear();
+    let table = sharing().open_existing(&path).expect("the table opens");
+    if sys::fork().is_none() {
+        sys::close_from_three();
+        let own = sharing().open_existing(&path).expect("the table opens");
+        let number = own.witness().expect("a witness").as_raw_fd();
+        let before = descriptors_of(&path);
+        drop(table);
+        let now = own.witness().map(|witness| witness.as_raw_fd());
+        let are_same = now == Some(number) && descriptors_of(&path) == before;
+        boss.say(are_same);
+        sys::leave(0);
+    }
+    loop {
+        thread::park();
+    }
+}
+
+/// The numbers were the same, and so was the file: it closed its own.
+#[test]
+fn a_forked_child_that_drops_its_parents_handles_keeps_its_own_descriptors() {
+    let _watchdog =
+        watchdog("a_forked_child_that_drops_its_parents_handles_keeps_its_own_descriptors");
+    let scratch = Scratch::with(on_death());
+    let mut parent = Child::start("daemon_parent");
+    parent.say(scratch.table().display());
+    assert_eq!(parent.hear(), "true");
 }
 
 /// What `caslock run` rests on: wrapper and command are one holder.

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use caslock::{AcquireError, Inspector, Lock, LockError, LockTable, Previous, SlotState};
-use common::{Boss, Child, Dice, Scratch, dispatch, on_death, puppet, watchdog};
+use common::{Boss, Child, Dice, Scratch, dispatch, on_death, puppet, wait_until, watchdog};
 
 #[test]
 fn child_role() {
@@ -465,4 +465,32 @@ fn a_forgotten_guards_lock_is_reclaimed_once_its_process_is_dead() {
         panic!("{:?}", guard.previous());
     };
     assert_eq!(who.pid, forgetter.pid());
+}
+
+/// They went on for nothing: a thread, a mapping and a session for each.
+#[test]
+fn a_session_without_handles_ends_when_its_table_or_its_forgotten_grant_is_gone() {
+    let test = "a_session_without_handles_ends_when_its_table_or_its_forgotten_grant_is_gone";
+    let _watchdog = watchdog(test);
+    let forget = |scratch: &Scratch| {
+        let lock = scratch.open().lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let token = guard.token();
+        std::mem::forget(guard);
+        token
+    };
+    let is_mapped = |scratch: &Scratch| {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        maps.contains(scratch.dir().to_str().unwrap())
+    };
+    let (forced, replaced) = (Scratch::with(on_death()), Scratch::with(on_death()));
+    let token = forget(&forced);
+    forget(&replaced);
+    assert!(is_mapped(&forced) && is_mapped(&replaced));
+    let inspector = Inspector::open(forced.table()).unwrap();
+    inspector.force_release("job", token).unwrap();
+    wait_until(|| inspector.snapshot().unwrap().sessions.is_empty());
+    drop(inspector);
+    fs::remove_file(replaced.table()).unwrap();
+    wait_until(|| !is_mapped(&forced) && !is_mapped(&replaced));
 }

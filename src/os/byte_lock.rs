@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -198,6 +198,11 @@ impl Probe {
     /// What `fstat` tells of the probed file, its name or names aside.
     pub(crate) fn status(&self) -> Option<Status> {
         self.ask(Kept::status)
+    }
+
+    /// The number of its descriptor.
+    pub(crate) fn number(&self) -> RawFd {
+        self.kept.read().number()
     }
 
     /// Closes its descriptor, in a forked child that has no more use for it.

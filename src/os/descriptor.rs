@@ -193,6 +193,20 @@ impl Kept {
         answer
     }
 
+    /// The number, whatever it stands for by now.
+    pub(crate) fn number(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Lets it go without closing it if its number is this, of a younger descriptor: the kernel
+    /// gives out no number that is open, so this one was closed by a stranger.
+    pub(crate) fn forget(&self, younger: RawFd) {
+        let (relaxed, gone) = (Ordering::Relaxed, -1);
+        let _ = self
+            .number
+            .compare_exchange(younger, gone, relaxed, relaxed);
+    }
+
     /// Closes it before its time; from then on there is no answer. Nobody has it borrowed.
     pub(crate) fn let_go(&self) {
         let is_same = self.status().is_some();
@@ -209,7 +223,7 @@ impl Kept {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        let number = self.number.load(Ordering::Relaxed);
+        let number = self.number();
         if number == -1 {
             return None;
         }
@@ -243,7 +257,7 @@ mod tests {
 
     fn kept_and_number(file: File) -> (Kept, RawFd) {
         let kept = Kept::new(file.into()).unwrap();
-        let number = kept.number.load(Ordering::Relaxed);
+        let number = kept.number();
         (kept, number)
     }
 

@@ -213,7 +213,8 @@ impl Drop for Page {
 /// `clone`.)
 ///
 /// To be held for a few system calls only; or, once after a reboot, for a reset: milliseconds, or
-/// a second for a million slots; or, where all of a table's sessions have been used, until the
+/// a second for a million slots; or to fill the holes of a table from a backup, as long as that
+/// takes; or, where all of a table's sessions have been used, until the
 /// dead ones' are collected: the same, and up to a second of waiting for who does so just then.
 /// A fork by the thread that holds it would wait for itself.
 pub(crate) struct ForkHold {
