@@ -33,7 +33,8 @@ impl Advised for LockError {
     fn advice(&self, flag: &str) -> Option<String> {
         match self {
             Self::TableFull { .. } => Some(format!(
-                "`caslock {flag}doctor` says which are, and how to free them"
+                "`caslock {flag}ls` lists them, and `caslock {flag}doctor` says how to free \
+                 those of the dead"
             )),
             _ => None,
         }
@@ -95,8 +96,8 @@ mod tests {
         assert_eq!(
             in_one_line(&error),
             format!(
-                "/run/my app.table: {}; `caslock --table '/run/my app.table' doctor` says which \
-                 are, and how to free them",
+                "/run/my app.table: {}; `caslock --table '/run/my app.table' ls` lists them, and \
+                 `caslock --table '/run/my app.table' doctor` says how to free those of the dead",
                 full()
             )
         );

@@ -443,7 +443,7 @@ impl Watch<'_> {
         if told.is_none_or(|at| at.elapsed() > STOP_TAKES) && !may_have_terminal() {
             return Ok(());
         }
-        if sys::stop_by(signal)? {
+        if sys::stop_with(self.child.pid, signal)? {
             self.told_to_stop = None;
             if !self.guard.is_held() {
                 self.lose();

@@ -220,15 +220,21 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Stops this process by this signal, which is blocked as SIGCONT is, until somebody continues it.
-/// Says whether somebody has: a SIGCONT that came first, and waits, keeps it from stopping.
+/// Stops this process as its child was stopped, by a signal that is blocked as SIGCONT is, until
+/// somebody continues it. Says whether somebody has: a SIGCONT that came first keeps it from
+/// stopping.
 ///
 /// A stop that is raised takes a SIGCONT that waits with it, and the other way round. So SIGCONT
-/// is let through to a handler from before the stop is raised until after it is over.
-pub(crate) fn stop_by(signal: Signal) -> io::Result<bool> {
+/// goes to a handler meanwhile, and the child is asked whether it goes on. One that comes to this
+/// process alone in the very microseconds in which the stop is raised is lost all the same.
+pub(crate) fn stop_with(child: i32, signal: Signal) -> io::Result<bool> {
     static IS_CONTINUED: AtomicBool = AtomicBool::new(false);
     extern "C" fn note(_: c_int) {
         IS_CONTINUED.store(true, Ordering::Relaxed);
+    }
+    // The kernel drops its stops.
+    if is_first_process() {
+        return Ok(false);
     }
     let [stop, cont] = [signal, Signal::SIGCONT].map(|signal| {
         let mut only = SigSet::empty();
@@ -241,25 +247,40 @@ pub(crate) fn stop_by(signal: Signal) -> io::Result<bool> {
         SaFlags::SA_RESTART,
         SigSet::all(),
     );
+    // It stays: to have none again would take a SIGCONT away that waits.
     // SAFETY: the handler stores into an atomic, which it may.
-    let before = unsafe { sigaction(Signal::SIGCONT, &handler) }?;
+    unsafe { sigaction(Signal::SIGCONT, &handler) }?;
     cont.thread_unblock()?;
     if !IS_CONTINUED.load(Ordering::Relaxed) {
         // First raised, then unblocked: a second one that the terminal has sent meanwhile
         // becomes one with it, since a continue discards every pending stop.
         raise(signal)?;
-        if IS_CONTINUED.load(Ordering::Relaxed) {
-            // Raised after it came, then; or gone already.
+        if IS_CONTINUED.load(Ordering::Relaxed) || is_continued(child) {
             take_pending(&stop);
+            IS_CONTINUED.store(true, Ordering::Relaxed);
         } else {
             stop.thread_unblock()?;
             stop.thread_block()?;
         }
     }
     cont.thread_block()?;
-    // SAFETY: what was there before.
-    unsafe { sigaction(Signal::SIGCONT, &before) }?;
     Ok(IS_CONTINUED.load(Ordering::Relaxed))
+}
+
+/// Whether a child has been continued since it was last asked that.
+fn is_continued(child: i32) -> bool {
+    let flags = libc::WCONTINUED | libc::WNOHANG;
+    let mut found = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `found` is live, writable, and valid as zeroes, which mean that there is no news.
+    unsafe {
+        libc::waitid(
+            libc::P_PID,
+            child.cast_unsigned(),
+            found.as_mut_ptr(),
+            flags,
+        ) == 0
+            && found.assume_init().si_pid() == child
+    }
 }
 
 /// Takes a blocked signal that waits, if one does.
@@ -513,7 +534,7 @@ mod tests {
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("a group");
             SigSet::all().thread_block().expect("blocked");
             before();
-            u8::from(!stop_by(Signal::SIGTSTP).expect("a stop"))
+            u8::from(!stop_with(0, Signal::SIGTSTP).expect("a stop"))
         };
         start_worker(stop).expect("a worker")
     }

@@ -122,9 +122,10 @@ fn a_full_table_leads_to_what_makes_room() {
     for is_known in [false, true] {
         let refused = run(&["new", "--", "true"]);
         assert_eq!(refused.code(), 73, "{refused:?}");
-        let [doctor] = &follow(&sandbox, &refused.stderr)[..] else {
-            panic!("not one command: {refused:?}");
+        let [ls, doctor] = &follow(&sandbox, &refused.stderr)[..] else {
+            panic!("not two commands: {refused:?}");
         };
+        assert!(ls.stdout.contains("\nold "), "{ls:?}");
         let mut shell = sandbox.command("sh");
         shell.args(["-c", proposed(&doctor.stdout)]);
         let freed = sandbox.start(elsewhere(&sandbox, shell)).finish();

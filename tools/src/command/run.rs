@@ -236,9 +236,10 @@ fn noted(path: &Path, name: &str, holder: &Holder) -> String {
     match slot {
         Some(SlotInfo {
             token,
+            holder: Some(now),
             note: Some(note),
             ..
-        }) if token == holder.token => format!(", note \"{note}\""),
+        }) if (token, now.pid) == (holder.token, holder.pid) => format!(", note \"{note}\""),
         _ => String::new(),
     }
 }
