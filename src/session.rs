@@ -644,11 +644,11 @@ impl Shared {
     /// Begins the end of a session without handles, and says so: unless a guard was forgotten, of
     /// a table that is still there, or somebody has taken it up again.
     fn stop_lingering(&self) -> bool {
-        // Not under the lock: it may be a look at many slots.
-        let has_to_go_on = self.gate.state() == Gate::OPEN && self.holds_any();
+        // Under the lock from the look on: whoever takes the session up in between may forget a
+        // guard in its turn.
         let mut lingering = self.lingering.lock();
         match lingering.take() {
-            Some(shared) if has_to_go_on => {
+            Some(shared) if self.gate.state() == Gate::OPEN && self.holds_any() => {
                 *lingering = Lingering::On(shared);
                 false
             }
