@@ -208,6 +208,8 @@ fn a_command_that_goes_on_without_its_lock_is_stopped_as_before() {
     let script = "echo $$; exec sleep 1000";
     let mut command =
         sandbox.caslock(&["run", "--on-lost", "none", "job", "--", "sh", "-c", script]);
+    // A group that nobody could continue is not stopped.
+    command.process_group(0);
     command.stderr(File::create(&told).expect("a file"));
     let mut holder = Running::of(sandbox.start(command));
     let wrapper = common::Identity::of(holder.wrapper.pid());
