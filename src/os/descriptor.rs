@@ -172,7 +172,8 @@ impl Kept {
     /// What the number stands for: `None` when that is no longer the file it was.
     pub(crate) fn status(&self) -> Option<Status> {
         let fd = self.fd()?;
-        let is_marked = |mark| seek(fd, SeekFrom::Current(0)) == Ok(mark);
+        // Where that cannot be asked, its file has to be enough.
+        let is_marked = |mark| seek(fd, SeekFrom::Current(0)).map_or(true, |at| at == mark);
         Status::of(fd)
             .ok()
             .filter(|status| status.id == self.id && self.mark.is_none_or(is_marked))
