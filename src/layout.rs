@@ -510,9 +510,8 @@ impl<'a> Header<'a> {
     pub(crate) fn boot_id(&self) -> [u8; 16] {
         let [low, high] = &self.words.0.boot_id;
         // Acquire, the half that is written last first: whoever reads the whole of the
-        // new id here sees the reset that came before it (`set_boot_id`). An opener has it from
-        // the file, by a read(2), and then locks its session's byte, which whoever reset the
-        // table had locked until after: the kernel's own lock orders those two.
+        // new id sees the reset that came before it (`set_boot_id`). An opener has it from the
+        // file at first, by a read(2), and reads it here before it uses the table.
         let high = high.load(Ordering::Acquire);
         id_bytes([low.load(Ordering::Relaxed), high])
     }

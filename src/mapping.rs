@@ -465,15 +465,11 @@ fn store_in_place(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Reserves every byte of the file, so that no later store can run out of space.
+/// Reserves every byte of a new file, so that no later store can run out of space.
 fn allocate(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
-    loop {
-        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
-            // tmpfs gives up when a signal is pending.
-            Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return write_zeroes(fd, bytes),
-            done => return done,
-        }
+    match reserve(fd, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeroes(fd, bytes),
+        done => done,
     }
 }
 
@@ -481,14 +477,22 @@ fn allocate(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
 /// into a hole of a full filesystem is a SIGBUS. Where the filesystem cannot, it says nothing of
 /// holes, either: it may have packed the file.
 fn fill_holes(path: &Path, fd: BorrowedFd<'_>, bytes: u64) -> Result<(), OpenError> {
+    match reserve(fd, bytes) {
+        Err(Errno::NOSPC | Errno::DQUOT) => {
+            let path = path.to_path_buf();
+            Err(OpenError::NoSpace { path, bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has the filesystem give every byte room of its own; what is there stays.
+fn reserve(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
     loop {
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
+            // tmpfs gives up when a signal is pending.
             Err(Errno::INTR) => {}
-            Err(Errno::NOSPC | Errno::DQUOT) => {
-                let path = path.to_path_buf();
-                return Err(OpenError::NoSpace { path, bytes });
-            }
-            _ => return Ok(()),
+            done => return done,
         }
     }
 }

@@ -55,11 +55,10 @@ impl<'a> LateKeeper<'a> {
         self.due.is_none()
     }
 
-    /// Starts it if it is due; says whether there is one, or is to be.
-    pub(crate) fn start_if_due(&mut self) -> bool {
-        match self.due {
-            Some(due) if due <= Instant::now() => self.start(),
-            _ => true,
+    /// Starts it if it is due.
+    pub(crate) fn start_if_due(&mut self) {
+        if self.due.is_some_and(|due| due <= Instant::now()) {
+            self.start();
         }
     }
 

@@ -220,8 +220,8 @@ impl Cell {
         Self { text, paint }
     }
 
-    /// A PID, in parentheses if it is of another PID namespace, or may be: there it names
-    /// somebody else.
+    /// A PID, in parentheses if it is of another PID namespace, or may be: here it may be
+    /// somebody else's.
     pub(crate) fn pid(pid: u32, same_namespace: bool) -> Self {
         match same_namespace {
             true => Self::new(pid),

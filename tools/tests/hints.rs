@@ -22,6 +22,13 @@ fn elsewhere(sandbox: &Sandbox, mut command: Command) -> Command {
     command
 }
 
+/// Pastes a line into a shell that knows of no table.
+fn in_a_shell(sandbox: &Sandbox, line: &str) -> Outcome {
+    let mut shell = sandbox.command("sh");
+    shell.args(["-c", line]);
+    sandbox.start(elsewhere(sandbox, shell)).finish()
+}
+
 /// The one command line that a text proposes, without what is said around it.
 fn proposed(text: &str) -> &str {
     let from = text.find("caslock force-release ");
@@ -54,9 +61,7 @@ fn paste(sandbox: &Sandbox, table: &[&str], verb: &[&str]) -> String {
     assert_eq!(declined.code(), 121, "{declined:?}");
     let shown = run(verb).stdout;
     let line = proposed(&shown).to_owned();
-    let mut shell = sandbox.command("sh");
-    shell.args(["-c", &line]);
-    let pasted = sandbox.start(elsewhere(sandbox, shell)).finish();
+    let pasted = in_a_shell(sandbox, &line);
     assert_eq!(pasted.code(), 0, "{line}: {pasted:?}");
     let after = run(&["show", "job"]).stdout;
     assert!(after.contains("free"), "{line}: {after}");
@@ -101,12 +106,7 @@ fn the_default_table_is_named_where_a_variable_names_another() {
 /// Has a shell that knows of no table run all that a text proposes.
 fn follow(sandbox: &Sandbox, text: &str) -> Vec<Outcome> {
     let proposed = text.split('`').skip(1).step_by(2);
-    let run = |line| {
-        let mut shell = sandbox.command("sh");
-        shell.args(["-c", line]);
-        sandbox.start(elsewhere(sandbox, shell)).finish()
-    };
-    proposed.map(run).collect()
+    proposed.map(|line| in_a_shell(sandbox, line)).collect()
 }
 
 /// It was told that a forced release helps, and of what lock nobody said.
@@ -126,9 +126,7 @@ fn a_full_table_leads_to_what_makes_room() {
             panic!("not two commands: {refused:?}");
         };
         assert!(ls.stdout.contains("\nold "), "{ls:?}");
-        let mut shell = sandbox.command("sh");
-        shell.args(["-c", proposed(&doctor.stdout)]);
-        let freed = sandbox.start(elsewhere(&sandbox, shell)).finish();
+        let freed = in_a_shell(&sandbox, proposed(&doctor.stdout));
         assert_eq!(freed.code(), 0, "{doctor:?}, {freed:?}");
         assert_eq!(freed.stdout.contains("acknowledged"), is_known, "{freed:?}");
     }
