@@ -523,3 +523,30 @@ fn blamed(word: OwnerWord) -> u32 {
 fn is_naming(view: &View) -> bool {
     matches!(view.slot(NamingWords::SLOT).owner().owner(), Owner::Held(_))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Child, Watchdog};
+    use crate::table::LockTable;
+    use rustix::process::{Resource, Rlimit, setrlimit};
+
+    /// That was said of one whose directory could not be opened just then.
+    #[test]
+    fn that_it_cannot_be_looked_for_is_no_proof_that_a_table_is_gone() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let _table = LockTable::open(&path).unwrap();
+        let looking = Child::fork(|| {
+            let inspector = Inspector::open(&path).unwrap();
+            let none = Rlimit {
+                current: Some(0),
+                maximum: Some(0),
+            };
+            setrlimit(Resource::Nofile, none).unwrap();
+            assert!(inspector.snapshot().unwrap().table.in_place);
+        });
+        looking.join();
+    }
+}

@@ -766,6 +766,7 @@ mod tests {
     use crate::os::testing::{Child, Watchdog, deny};
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
+    use std::fs;
     use std::sync::mpsc;
     use tracing::{Event, Metadata, Subscriber, span};
 
@@ -793,6 +794,44 @@ mod tests {
             assert!(take().is_some_and(|call| &*call.name == "job"));
         })
         .join();
+    }
+
+    /// The signals that the keepers of this process have blocked, a bit each.
+    fn blocked_by_keepers() -> Vec<u64> {
+        let field = |status: &str, name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name));
+            value.map(|value| value.trim().to_owned())
+        };
+        let threads = fs::read_dir("/proc/self/task").unwrap();
+        // Those of other tests may end meanwhile.
+        let statuses = threads
+            .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+        statuses
+            .filter(|status| field(status, "Name:").as_deref() == Some("caslock-keeper"))
+            .map(|status| u64::from_str_radix(&field(&status, "SigBlk:").unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_keeper_has_signals_blocked_from_its_start_and_its_starter_none_after_it() {
+        let _watchdog = Watchdog::start();
+        let before = SigSet::thread_get_mask().unwrap();
+        let (_dir, _table) = open();
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+        let mut masks = blocked_by_keepers();
+        // It names itself.
+        while masks.is_empty() {
+            thread::yield_now();
+            masks = blocked_by_keepers();
+        }
+        for mask in masks {
+            let is_blocked = |signal: Signal| mask >> (signal as i32 - 1) & 1 == 1;
+            assert!(
+                is_blocked(Signal::SIGTERM) && is_blocked(Signal::SIGCHLD),
+                "{mask:x}"
+            );
+            assert!(!is_blocked(Signal::SIGSEGV), "{mask:x}");
+        }
     }
 
     #[test]

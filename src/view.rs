@@ -274,6 +274,23 @@ mod tests {
     use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, until};
     use crate::table::LockTable;
 
+    /// It was said to be in another PID namespace.
+    #[test]
+    fn a_holder_that_cannot_tell_its_pid_namespace_is_not_said_to_be_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let _guard = lock.acquire().unwrap();
+        let record = lock.session().record();
+        let credentials = record.view().unwrap().credentials;
+        record.open(&Credentials {
+            pid_namespace: 0,
+            ..credentials
+        });
+        let holder = lock.holder().unwrap().unwrap();
+        assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
+    }
+
     /// The holder is a process whose first thread has ended, and whose keeper lives on.
     #[test]
     fn a_mark_speaks_for_the_keeper_of_that_holder_and_of_that_session_alone() {

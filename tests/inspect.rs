@@ -457,6 +457,19 @@ fn a_forced_release_wakes_a_waiter() {
 }
 
 /// Row 22: the token names the grant that was seen, not whatever is there now.
+/// It has no token, so none is the wrong one.
+#[test]
+fn a_name_that_nobody_has_had_is_not_held_whatever_the_token() {
+    let scratch = Scratch::with(on_death());
+    let table = scratch.open();
+    let _lock = table.lock("new").expect("a lock");
+    let refused = table.force_release("new", 7).expect_err("nobody holds it");
+    assert!(
+        matches!(refused, ForceReleaseError::NotHeld { .. }),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn a_forced_release_of_another_grant_changes_nothing() {
     let _watchdog = watchdog("a_forced_release_of_another_grant_changes_nothing");
