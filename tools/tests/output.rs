@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::pty::openpty;
 
@@ -130,6 +131,21 @@ fn a_reader_that_has_gone_away_is_no_failure() {
         assert_eq!(outcome.code(), 0, "{args:?}: {outcome:?}");
         assert_eq!(outcome.stderr, "", "{args:?}");
     }
+}
+
+/// It was 0.
+#[test]
+fn what_doctor_finds_wrong_it_says_to_nobody_too() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let anybodys = Permissions::from_mode(0o777);
+    fs::set_permissions(sandbox.path(), anybodys).expect("its mode");
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = sandbox.caslock(&["doctor"]);
+    command.stdout(writer);
+    let outcome = sandbox.start(command).finish();
+    assert_eq!((outcome.code(), &*outcome.stderr), (1, ""), "{outcome:?}");
 }
 
 #[test]
