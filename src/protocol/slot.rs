@@ -222,9 +222,8 @@ impl Slot {
         } else {
             granted
         };
-        // Of both words at once: as long as both are of the epoch that was read.
-        let parities = (before ^ seen.epoch_parity()) | (before ^ mine.epoch_parity());
-        if parities & 1 != 0 {
+        // Within one epoch both words have its parity: one look at that is enough.
+        if mine.begins_epoch() || (before ^ mine.epoch_parity()) & 1 != 0 {
             return self.take_across(seen, mine, before);
         }
         self.take_within(seen, mine, before)

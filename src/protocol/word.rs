@@ -281,6 +281,13 @@ impl OwnerWord {
         self.generation() >> EPOCH_SHIFT
     }
 
+    /// Whether this generation is the first of its epoch.
+    #[inline]
+    #[must_use]
+    pub const fn begins_epoch(self) -> bool {
+        self.generation() & (GENERATION_MASK >> 1) == 0
+    }
+
     /// What those who wait rely on.
     #[inline]
     #[must_use]
@@ -517,6 +524,7 @@ mod tests {
                 word.epoch_from(word.epoch_from(epoch) - u64::from(step == 2)),
                 word.epoch_from(epoch)
             );
+            assert_eq!(word.begins_epoch(), step == 2);
             epoch = word.epoch_from(epoch);
             word = word.granted_to(me);
         }
