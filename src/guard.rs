@@ -47,7 +47,6 @@ struct Held<'a> {
     gate: &'a Gate,
     slot: &'a Slot,
     grant: Grant,
-    index: u32,
     cause: Cause,
     /// Taken while this thread was unwinding already: then unwinding says nothing.
     unwinding: bool,
@@ -59,7 +58,6 @@ impl<'a> Guard<'a> {
         lock: &'a Lock,
         gate: &'a Gate,
         slot: &'a Slot,
-        index: u32,
         grant: Grant,
         cause: Cause,
     ) -> Self {
@@ -70,7 +68,6 @@ impl<'a> Guard<'a> {
                 gate,
                 slot,
                 grant,
-                index,
                 cause,
                 unwinding,
             },
@@ -156,7 +153,7 @@ impl<'a> Guard<'a> {
         let (word, epoch) = (held.grant.word(), held.grant.epoch());
         if give_back(
             held.lock,
-            held.index,
+            held.slot,
             word,
             epoch,
             has_calls,
@@ -193,7 +190,7 @@ impl<'a> Guard<'a> {
         let takeover = held.cause.takeover();
         if !held.is_wiped() {
             if has_calls {
-                held.session().forget_lost_calls(held.index, held.token());
+                held.session().forget_lost_calls(held.index(), held.token());
             }
             if wait::undo(held.slot, held.grant, takeover, &Futex) {
                 return Ok(());
@@ -220,7 +217,7 @@ impl<'a> Guard<'a> {
         self.held
             .session()
             .view
-            .name_record(self.held.index)
+            .name_record(self.held.index())
             .write_note(self.token().0, &packed);
         Ok(())
     }
@@ -246,7 +243,7 @@ impl<'a> Guard<'a> {
         }
         self.has_calls.swap(1, Ordering::Relaxed);
         self.held.session().on_lost(
-            self.held.index,
+            self.held.index(),
             self.held.grant,
             self.held.lock.shared_name(),
             Box::new(call),
@@ -282,6 +279,11 @@ impl<'a> Held<'a> {
         self.gate.is_wiped()
     }
 
+    /// The slot's number, which only rare paths ask for.
+    fn index(self) -> u32 {
+        self.session().view.index_of(self.slot)
+    }
+
     #[inline(always)]
     const fn token(self) -> FencingToken {
         FencingToken(self.grant.token())
@@ -298,13 +300,13 @@ impl<'a> Held<'a> {
                 && !self.is_wiped()
                 && self.slot.release_quietly(&self.grant, Vacancy::Released)
         } else {
-            !has_calls && keep_in_turn(self.lock, self.slot, self.index, word, epoch)
+            !has_calls && keep_in_turn(self.lock, self.slot, word, epoch)
         }
     }
 
     #[inline(always)]
     fn lost(self) -> Lost {
-        lost(self.lock, self.index, self.token())
+        lost(self.lock, self.slot, self.token())
     }
 }
 
@@ -316,7 +318,7 @@ impl Drop for Guard<'_> {
         if thread::panicking() || !held.is_let_go(has_calls) {
             let (word, epoch) = (held.grant.word(), held.grant.epoch());
             let panics = !held.unwinding;
-            drop_otherwise(held.lock, held.index, word, epoch, has_calls, panics);
+            drop_otherwise(held.lock, held.slot, word, epoch, has_calls, panics);
         }
     }
 }
@@ -324,12 +326,14 @@ impl Drop for Guard<'_> {
 /// Releases the slot before an heir in the middle of a turn, and keeps it; false where that is
 /// not so. Out of line, and short enough to need no stack: see [`Held`].
 #[inline(never)]
-fn keep_in_turn(lock: &Lock, slot: &Slot, index: u32, word: OwnerWord, epoch: u64) -> bool {
+fn keep_in_turn(lock: &Lock, slot: &Slot, word: OwnerWord, epoch: u64) -> bool {
     let session = lock.session();
-    let contention = &session.contention;
+    if session.gate.is_wiped() || word.queue() != Queue::Heir {
+        return false;
+    }
+    let (contention, index) = (&session.contention, session.view.index_of(slot));
     let kept = Vacancy::Kept(session.identity.pid());
-    !session.gate.is_wiped()
-        && contention.turns.goes_on(index, word)
+    contention.turns.goes_on(index, word)
         && !contention.occupancy.is_low(index)
         && slot.release_quietly(&Grant::from_parts(word, epoch, word), kept)
 }
@@ -340,7 +344,7 @@ fn keep_in_turn(lock: &Lock, slot: &Slot, index: u32, word: OwnerWord, epoch: u6
 #[inline(never)]
 fn drop_otherwise(
     lock: &Lock,
-    index: u32,
+    slot: &Slot,
     word: OwnerWord,
     epoch: u64,
     has_calls: bool,
@@ -352,9 +356,9 @@ fn drop_otherwise(
     } else {
         Vacancy::Released
     };
-    if !give_back(lock, index, word, epoch, has_calls, vacancy) && !session.gate.is_wiped() {
+    if !give_back(lock, slot, word, epoch, has_calls, vacancy) && !session.gate.is_wiped() {
         let token = FencingToken(word.token_in(epoch));
-        tracing::warn!(lost = %lost(lock, index, token), "guard dropped after its grant was revoked");
+        tracing::warn!(lost = %lost(lock, slot, token), "guard dropped after its grant was revoked");
     }
 }
 
@@ -363,7 +367,7 @@ fn drop_otherwise(
 #[inline(never)]
 fn give_back(
     lock: &Lock,
-    index: u32,
+    slot: &Slot,
     word: OwnerWord,
     epoch: u64,
     has_calls: bool,
@@ -373,10 +377,10 @@ fn give_back(
     if session.gate.is_wiped() {
         return false;
     }
+    let index = session.view.index_of(slot);
     if has_calls {
         session.forget_lost_calls(index, FencingToken(word.token_in(epoch)));
     }
-    let slot = session.view.slot(index);
     // What the grant replaced does not matter to a release.
     let grant = Grant::from_parts(word, epoch, word);
     if vacancy != Vacancy::Released {
@@ -440,7 +444,7 @@ fn yield_to_others(streaks: &Streaks, index: u32) {
 
 #[cold]
 #[inline(never)]
-fn lost(lock: &Lock, index: u32, token: FencingToken) -> Lost {
+fn lost(lock: &Lock, slot: &Slot, token: FencingToken) -> Lost {
     let session = lock.session();
     if session.gate.is_wiped() {
         return Lost {
@@ -449,7 +453,7 @@ fn lost(lock: &Lock, index: u32, token: FencingToken) -> Lost {
             how: LostHow::Forked,
         };
     }
-    session.lost(index, token, lock.name())
+    session.lost(session.view.index_of(slot), token, lock.name())
 }
 
 impl fmt::Debug for Guard<'_> {
@@ -480,7 +484,7 @@ mod tests {
         let lock = table.lock("job").unwrap();
         let released_before_an_heir = || {
             let guard = lock.acquire().unwrap();
-            let (slot, index) = (guard.held.slot, guard.held.index);
+            let (slot, index) = (guard.held.slot, guard.held.index());
             let contention = &lock.session().contention;
             contention
                 .turns
@@ -519,12 +523,12 @@ mod tests {
         );
         let is_unasked = |guard: &Guard<'_>| {
             let word = guard.held.grant.word();
-            word.queue() == Queue::Heir && contention.turns.goes_on(guard.held.index, word)
+            word.queue() == Queue::Heir && contention.turns.goes_on(guard.held.index(), word)
         };
         // In a turn that begins now, and that `meanwhile` can end.
         let left = |meanwhile: fn(&Contention, u32)| {
             let guard = lock.acquire().unwrap();
-            let (slot, index) = (guard.held.slot, guard.held.index);
+            let (slot, index) = (guard.held.slot, guard.held.index());
             let turns = &contention.turns;
             turns.begin(index, guard.held.grant.word(), clock::now_ns());
             assert!(slot.queue_up(slot.owner(), Queue::Heir));
@@ -554,7 +558,7 @@ mod tests {
             Some(lock.acquire().unwrap()).filter(is_unasked)
         });
         let guard = unasked.expect("a turn went on before");
-        let (slot, index) = (guard.held.slot, guard.held.index);
+        let (slot, index) = (guard.held.slot, guard.held.index());
         let held = guard.held;
         Child::fork(|| assert!(!held.is_let_go(false), "the grant is the parent's")).join();
         contention.occupancy.lower(index);
@@ -570,7 +574,7 @@ mod tests {
         // To take back an heir that does not come counts once more.
         for (queue, calls) in [(Queue::Heir, 0), (Queue::Asleep, 2)] {
             let guard = lock.acquire().unwrap();
-            let (slot, index) = (guard.held.slot, guard.held.index);
+            let (slot, index) = (guard.held.slot, guard.held.index());
             let turns = &lock.session().contention.turns;
             turns.begin(index, guard.held.grant.word(), 1_000);
             assert!(slot.queue_up(slot.owner(), queue));
@@ -589,7 +593,7 @@ mod tests {
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
         let guard = lock.acquire().unwrap();
-        let (slot, index) = (guard.held.slot, guard.held.index);
+        let (slot, index) = (guard.held.slot, guard.held.index());
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Asleep));
         let calls = slot.wake_word().load(Ordering::Relaxed);
@@ -605,7 +609,7 @@ mod tests {
 
         let revoked = table.lock("revoked").unwrap();
         let guard = revoked.acquire().unwrap();
-        let (slot, index) = (guard.held.slot, guard.held.index);
+        let (slot, index) = (guard.held.slot, guard.held.index());
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
         assert!(wait::vacate(slot, slot.owner(), Vacancy::Forced(1), &Futex));
@@ -622,7 +626,7 @@ mod tests {
                 let table = LockTable::open(dir.path().join("t")).unwrap();
                 let lock = table.lock("job").unwrap();
                 let guard = lock.acquire().unwrap();
-                let (slot, index) = (guard.held.slot, guard.held.index);
+                let (slot, index) = (guard.held.slot, guard.held.index());
                 if is_low {
                     lock.session().contention.occupancy.lower(index);
                 }
@@ -653,7 +657,7 @@ mod tests {
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
         let guard = lock.acquire().unwrap();
-        let (slot, index) = (guard.held.slot, guard.held.index);
+        let (slot, index) = (guard.held.slot, guard.held.index());
         let contention = &lock.session().contention;
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
@@ -696,7 +700,7 @@ mod tests {
             for _ in 0..3_000 {
                 let guard = lock.acquire().unwrap();
                 let occupancy = &lock.session().contention.occupancy;
-                occupancy.lower(guard.held.index);
+                occupancy.lower(guard.held.index());
                 if page.word(1).load(Ordering::Acquire) == TURNS {
                     return;
                 }

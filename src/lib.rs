@@ -59,6 +59,7 @@ mod blocking;
 mod checkup;
 mod contention;
 mod error;
+mod found;
 mod guard;
 mod holder;
 mod inspect;

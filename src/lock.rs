@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::blocking::{Blocking, Cause, Patience, Stop};
 use crate::error::{AcquireError, InspectError, LockError};
+use crate::found::{Found, FoundAt};
 use crate::guard::Guard;
 use crate::holder::Holder;
 use crate::os::clock;
 use crate::os::fork::Gate;
-use crate::protocol::names::{Full, Key, NamingWords, RENAMES_MASK, Resolved, SLOT_BITS};
+use crate::protocol::names::{Full, Key, NamingWords, RENAMES_MASK, Resolved};
 use crate::protocol::slot::{Grant, Left, Slot, Taken};
 use crate::protocol::wait;
 use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
@@ -25,9 +26,7 @@ use crate::view::Futex;
 #[repr(align(32))]
 pub struct Lock {
     session: Arc<Session>,
-    /// Where the name was found: `renames << 24 | slot`. Changes when the name was
-    /// recycled and came back elsewhere.
-    place: AtomicU64,
+    found: FoundAt,
     last: LastGrant,
     // Behind a pointer of its own, so that a handle is half a cache line.
     name: Box<Box<str>>,
@@ -41,30 +40,33 @@ pub struct Lock {
 ///
 /// A guess that fails takes the cache line from a holder for nothing. So after a failure the
 /// word is read, until the handle has once more got the slot twice running.
+///
+/// The token is above two flags, where an owner word has it above the queue: the words to
+/// suppose and to write are made of it without a shift.
 #[derive(Debug)]
 struct LastGrant(AtomicU64);
 
 /// What a handle supposes before it looks at the slot.
 #[derive(Clone, Copy)]
 enum Guess {
-    /// That the last grant was this token's, and that the slot was left quiet.
+    /// That its last grant was the slot's, which was left quiet. So the next is this one.
     After(u64),
-    /// That the last grant was this token's, and that the slot was kept.
+    /// That its last grant was the slot's, which was kept. So the next is this one.
     Kept(u64),
     /// Nothing, for this reason.
     Doubted(u64),
 }
 
 impl LastGrant {
+    const TOKEN_SHIFT: u32 = 2;
     /// With the token of a grant: whether the next follows it is yet to be seen.
-    const DOUBTED: u64 = 1 << 63;
-    /// With the token of a grant: the slot was kept after it or, with `DOUBTED`, before it. No
-    /// token gets as far.
-    const KEPT: u64 = 1 << 62;
-    /// In doubt since a guess failed.
+    const DOUBTED: u64 = 0b10;
+    /// With the token of a grant: the slot was kept after it or, with `DOUBTED`, before it.
+    const KEPT: u64 = 0b01;
+    /// In doubt since a guess failed. No token gets as far.
     const FAILED: u64 = u64::MAX;
-    /// Nothing is known yet.
-    const FRESH: u64 = u64::MAX - 1;
+    /// Nothing is known yet. Nor does one get as far as this.
+    const FRESH: u64 = u64::MAX - (1 << Self::TOKEN_SHIFT);
     /// Of so many grants one, a power of two, is compared with the next while in doubt.
     const GRANTS_A_CHECK: u64 = 1024;
 
@@ -77,24 +79,36 @@ impl LastGrant {
         // Acquire, with the Release in `follow` and `end_check`: a token is of a grant that
         // was before this, whichever thread had it. `Slot::take_after` wants one of the past.
         match self.0.load(Ordering::Acquire) {
-            token if token < Self::KEPT => Guess::After(token),
-            last if last & Self::DOUBTED == 0 => Guess::Kept(last & !Self::KEPT),
+            last if last & (Self::DOUBTED | Self::KEPT) == 0 => Guess::After(Self::next(last)),
+            last if last & Self::DOUBTED == 0 => Guess::Kept(Self::next(last)),
             doubt => Guess::Doubted(doubt),
         }
     }
 
-    /// Remembers a grant that was guessed from the token `last`, with `KEPT` or no flags, as one
-    /// that will be left like that.
+    const fn next(bits: u64) -> u64 {
+        bits.wrapping_add(1 << Self::TOKEN_SHIFT)
+    }
+
+    /// The token before that of `next`.
     #[inline(always)]
-    fn follow(&self, last: u64, flags: u64, grant: &Grant) {
-        // Compared, not computed: where the guess was right the next token is at hand.
-        let next = last + 1;
-        let token = if grant.epoch() == OwnerWord::epoch_of(next) {
-            next
+    const fn token_before(next: u64) -> u64 {
+        (next >> Self::TOKEN_SHIFT).wrapping_sub(1)
+    }
+
+    /// Remembers a grant that was guessed to be `next`, as one that will be left like the last.
+    #[inline(always)]
+    fn follow(&self, next: u64, grant: &Grant) {
+        // Compared, not computed: where the guess was right the next token is at hand. Where it
+        // was wrong, and yet the word was the same, that is a whole round of the word away.
+        if grant.epoch() == OwnerWord::epoch_of(next >> Self::TOKEN_SHIFT) {
+            self.0.store(next, Ordering::Release);
         } else {
-            grant.token()
-        };
-        self.0.store(token | flags, Ordering::Release);
+            self.doubt();
+        }
+    }
+
+    const fn bits(token: u64, flags: u64) -> u64 {
+        token << Self::TOKEN_SHIFT | flags
     }
 
     /// What a slot that has a story to tell makes of `doubt`; `None` where it is not to be taken
@@ -124,28 +138,30 @@ impl LastGrant {
             .generation()
             .is_multiple_of(Self::GRANTS_A_CHECK)
         {
-            self.0
-                .store(grant.token() | Self::DOUBTED, Ordering::Relaxed);
+            let bits = Self::bits(grant.token(), Self::DOUBTED);
+            self.0.store(bits, Ordering::Relaxed);
         }
     }
 
     #[cold]
     fn end_check(&self, doubt: u64, token: u64, was_plain: bool) {
-        let follows = |flags| doubt == token.wrapping_sub(1) | flags;
+        let follows = |flags| doubt == Self::bits(token.wrapping_sub(1), flags);
         let bits = if doubt == Self::FRESH {
-            token | Self::DOUBTED
+            Self::bits(token, Self::DOUBTED)
         } else if follows(Self::DOUBTED) {
-            token
+            Self::bits(token, 0)
         } else if was_plain || doubt & Self::KEPT == 0 {
             Self::FAILED
         } else if follows(Self::DOUBTED | Self::KEPT) {
-            token | Self::KEPT
+            Self::bits(token, Self::KEPT)
         } else {
-            token | Self::DOUBTED | Self::KEPT
+            Self::bits(token, Self::DOUBTED | Self::KEPT)
         };
         self.0.store(bits, Ordering::Release);
     }
 
+    #[cold]
+    #[inline(never)]
     fn doubt(&self) {
         self.0.store(Self::FAILED, Ordering::Relaxed);
     }
@@ -153,15 +169,11 @@ impl LastGrant {
 
 const _: () = assert!(size_of::<Lock>() == 32);
 
-const fn pack(found: Resolved) -> u64 {
-    (found.renames & RENAMES_MASK) << SLOT_BITS | found.slot as u64
-}
-
 impl Clone for Lock {
     fn clone(&self) -> Self {
         Self {
             session: Arc::clone(&self.session),
-            place: AtomicU64::new(self.place.load(Ordering::Relaxed)),
+            found: self.found.clone(),
             last: LastGrant::new(),
             name: self.name.clone(),
         }
@@ -182,7 +194,6 @@ impl std::fmt::Debug for Lock {
 struct Granted<'a> {
     gate: &'a Gate,
     slot: &'a Slot,
-    index: u32,
     grant: Grant,
     cause: Cause,
 }
@@ -196,7 +207,7 @@ impl Lock {
         let place = find_or_create(session, name, patience)?;
         Ok(Self {
             session: Arc::clone(session),
-            place: AtomicU64::new(pack(place)),
+            found: FoundAt::new(&session.view, place),
             last: LastGrant::new(),
             name: Box::new(name.into()),
         })
@@ -316,13 +327,8 @@ impl Lock {
         Ok(found.and_then(|found| holder_of(&self.session, found.slot)))
     }
 
-    #[inline(always)]
     fn place(&self) -> Resolved {
-        let packed = self.place.load(Ordering::Relaxed);
-        Resolved {
-            slot: (packed & ((1 << SLOT_BITS) - 1)) as u32,
-            renames: packed >> SLOT_BITS,
-        }
+        self.found.load().resolved()
     }
 
     /// The uncontended path: one CAS and a store on the slot's cache line, no system
@@ -330,22 +336,26 @@ impl Lock {
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
         let session: &Shared = &self.session;
-        let me = Identity::from_bits(session.gate.pass()?);
-        let place = self.place();
-        let slot = session.view.slot(place.slot);
+        let gate: &Gate = &session.gate;
+        let me = Identity::from_bits(gate.pass()?);
+        let found = self.found.load();
+        // SAFETY: a handle's name was found in its own session's table.
+        let slot = unsafe { found.slot(&session.view) };
         // No second attempt here, should a guess fail: it takes registers, and what is spilled
         // to the stack has to drain before each compare-and-swap.
         match self.last.guess() {
-            Guess::After(token) => {
+            Guess::After(next) => {
+                let token = LastGrant::token_before(next);
                 let grant = granted(slot.take_after(token, Left::Quiet, me))?;
-                self.last.follow(token, 0, &grant);
-                self.confirm(session, slot, place, grant, Cause::Vacancy)
+                self.last.follow(next, &grant);
+                self.confirm(session, gate, slot, found, grant, Cause::Vacancy)
             }
             // An arm of its own: which of two words to suppose would cost the quiet pair, too.
-            Guess::Kept(token) => {
+            Guess::Kept(next) => {
+                let token = LastGrant::token_before(next);
                 let grant = granted(slot.take_after(token, Left::Kept, me))?;
-                self.last.follow(token, LastGrant::KEPT, &grant);
-                self.confirm(session, slot, place, grant, Cause::Vacancy)
+                self.last.follow(next, &grant);
+                self.confirm(session, gate, slot, found, grant, Cause::Vacancy)
             }
             Guess::Doubted(doubt) => {
                 let seen = slot.owner();
@@ -355,7 +365,7 @@ impl Lock {
                 };
                 let grant = granted(slot.take(seen, me, false))?;
                 self.last.check(doubt, &grant);
-                self.confirm(session, slot, place, grant, Cause::Vacancy)
+                self.confirm(session, gate, slot, found, grant, Cause::Vacancy)
             }
         }
     }
@@ -365,21 +375,21 @@ impl Lock {
     fn confirm<'a>(
         &'a self,
         session: &'a Shared,
+        gate: &'a Gate,
         slot: &'a Slot,
-        place: Resolved,
+        found: Found,
         grant: Grant,
         cause: Cause,
     ) -> Option<Granted<'a>> {
         // Whoever renames a slot has its owner word, and our CAS came before or after.
-        if slot.renames() & RENAMES_MASK != place.renames {
+        if !found.is_as_of(slot.renames()) {
             undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
             return None;
         }
         slot.stamp(session.coarse_ms());
         Some(Granted {
-            gate: &session.gate,
+            gate,
             slot,
-            index: place.slot,
             grant,
             cause,
         })
@@ -390,11 +400,10 @@ impl Lock {
         let Granted {
             gate,
             slot,
-            index,
             grant,
             cause,
         } = granted;
-        Guard::new(self, gate, slot, index, grant, cause)
+        Guard::new(self, gate, slot, grant, cause)
     }
 
     #[cold]
@@ -407,7 +416,8 @@ impl Lock {
                 return Err(why.into());
             }
             self.last.doubt();
-            let place = self.place();
+            let found = self.found.load();
+            let place = found.resolved();
             let slot = self.session.view.slot(place.slot);
             // Where it stands, it ends: a copy of it would be on a waiter's way to its grant.
             let (outcome, cause, ended_ns) = {
@@ -419,7 +429,9 @@ impl Lock {
             };
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) = self.confirm(&self.session, slot, place, grant, cause) {
+                    if let Some(granted) =
+                        self.confirm(&self.session, &self.session.gate, slot, found, grant, cause)
+                    {
                         // A slot that is found vacant is taken without a look at that.
                         if let Some(why) = self.session.closed() {
                             undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
@@ -443,8 +455,8 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let found = find_or_create(&self.session, self.name(), patience)?;
-            self.place.store(pack(found), Ordering::Relaxed);
+            let place = find_or_create(&self.session, self.name(), patience)?;
+            self.found.store(&self.session.view, place);
         }
         Err(self.corrupt(self.session.view.slot(self.place().slot).owner()))
     }

@@ -2,6 +2,7 @@
 //! inspector and an operator's force-release all stand on.
 
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::time::Duration;
 
 use crate::error::{OpenError, io_error};
@@ -76,6 +77,12 @@ impl View {
     #[inline(always)]
     pub(crate) fn slot(&self, index: u32) -> &Slot {
         &self.mapping.slots()[index as usize]
+    }
+
+    /// The number of a slot of this table, by where it is; that is not looked at.
+    pub(crate) fn index_of(&self, slot: &Slot) -> u32 {
+        let first = self.mapping.slots().as_ptr();
+        (ptr::from_ref(slot).addr().wrapping_sub(first.addr()) / size_of::<Slot>()) as u32
     }
 
     pub(crate) fn name_record(&self, slot: u32) -> &NameRecord {
