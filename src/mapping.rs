@@ -634,6 +634,10 @@ fn check_mode(path: &Path, mode: u32) -> Result<(), OpenError> {
 /// One name, an owner with a reason to be trusted, and closed to the world.
 fn check_trust(path: &Path, status: &Status) -> Result<(), OpenError> {
     let path = path.to_path_buf();
+    // Unlinked since it was opened: there is none, or by now another.
+    if status.links == 0 {
+        return Err(OpenError::NotFound { path });
+    }
     if status.links != 1 {
         return Err(OpenError::LinkCount {
             path,
@@ -1210,6 +1214,17 @@ mod tests {
                 .unwrap()
                 .contains("0xbadcafe")
         );
+    }
+
+    #[test]
+    fn a_table_that_was_unlinked_as_it_was_opened_is_none() {
+        let (_dir, path) = place();
+        TableFile::create(&path, &geometry(), 0o600).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let status = Status::of(file.as_fd()).unwrap();
+        let refused = check_trust(&path, &status);
+        assert!(matches!(refused, Err(OpenError::NotFound { .. })));
     }
 
     #[test]

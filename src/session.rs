@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,9 +16,10 @@ use crate::holder::FencingToken;
 use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
-use crate::os::descriptor::{FileId, Kept, put_offset_out_of_reach};
+use crate::os::descriptor::{FileId, Kept, Status, put_offset_out_of_reach};
 use crate::os::fork::{ForkHold, Gate, GatePage};
 use crate::os::signals::{self, SignalMask};
+use crate::os::thread::Thread;
 use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
@@ -80,7 +81,7 @@ pub(crate) struct Shared {
     /// that the fast path reads no clock.
     coarse_ms: AtomicU64,
     /// None as long as the session is attended instead ([`crate::Attendance`]).
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    keeper: Mutex<Option<Thread>>,
     stopping: AtomicU32,
     lingering: Mutex<Lingering>,
     pub(crate) contention: Contention,
@@ -95,6 +96,15 @@ struct LostCall {
     grant: Grant,
     name: Arc<str>,
     call: Box<dyn FnOnce(Lost) + Send>,
+}
+
+/// What has come of an attempt to attach.
+pub(crate) enum Attached {
+    To(Arc<Session>),
+    /// Nothing: another process resets the table, or has done so since it was opened.
+    NotInReset,
+    /// Nothing: all sessions are in use, one of them by this process's own last one, which ends.
+    NotYet(OpenError),
 }
 
 /// Why the fast path is closed.
@@ -121,14 +131,12 @@ impl Session {
     /// inherit the open file description, and with it the byte lock, and outlive its
     /// parent.
     ///
-    /// None, and no session has come of it, while another process resets the table, or has done so
-    /// since `file` was opened.
     pub(crate) fn attach(
         hold: ForkHold,
         file: TableFile,
         share_witness: bool,
         attended: bool,
-    ) -> Result<Option<Arc<Self>>, OpenError> {
+    ) -> Result<Attached, OpenError> {
         // Kept to be dropped after the locks: the last handle of a session joins its keeper.
         let (mut closed, mut over) = (Vec::new(), Vec::new());
         let _hold = hold;
@@ -155,12 +163,18 @@ impl Session {
             }
             Some(session) => session,
             None => {
-                let Some(session) = Self::attach_anew(file, share_witness)? else {
-                    return Ok(None);
+                let session = match Self::attach_anew(file, share_witness) {
+                    Ok(Some(session)) => session,
+                    Ok(None) => return Ok(Attached::NotInReset),
+                    Err(error @ OpenError::SessionsFull { .. })
+                        if over.iter().any(|shared| shared.is_ending()) =>
+                    {
+                        return Ok(Attached::NotYet(error));
+                    }
+                    Err(error) => return Err(error),
                 };
-                // Other threads of a parent cannot drop their handles here.
                 for entry in &*registry {
-                    over.extend(entry.inherited(&session));
+                    over.extend(entry.succeeded_by(&session));
                 }
                 let session = Arc::new(session);
                 registry.push(Registered {
@@ -175,9 +189,11 @@ impl Session {
             closed.push(session);
             return Err(error);
         }
-        Ok(Some(session))
+        Ok(Attached::To(session))
     }
 
+    /// None, and no session has come of it, while another process resets the table, or has done so
+    /// since `file` was opened.
     fn attach_anew(file: TableFile, share_witness: bool) -> Result<Option<Self>, OpenError> {
         let path = file.path().to_path_buf();
         let gate = new_gate(&path)?;
@@ -249,26 +265,33 @@ impl Session {
         }
     }
 
+    /// Not in a forked child, where another thread of its parent may have locked what says so;
+    /// and so below.
     pub(crate) fn has_keeper(&self) -> bool {
-        self.keeper.lock().is_some()
+        !self.gate.is_wiped() && self.keeper.lock().is_some()
     }
 
     /// Does something that is to come before any keeper thread, unless there is one.
     pub(crate) fn unless_kept<T>(&self, before: impl FnOnce() -> T) -> Option<T> {
+        if self.gate.is_wiped() {
+            return None;
+        }
         let keeper = self.keeper.lock();
-        (keeper.is_none() && !self.gate.is_wiped()).then(before)
+        keeper.is_none().then(before)
     }
 
     /// Starts the keeper thread, unless there is one.
     pub(crate) fn start_keeper(&self) -> io::Result<()> {
+        if self.gate.is_wiped() {
+            return Ok(());
+        }
         let mut keeper = self.keeper.lock();
-        if keeper.is_none() && !self.gate.is_wiped() {
+        if keeper.is_none() {
             let shared = Arc::clone(&self.shared);
-            let thread = thread::Builder::new().name("caslock-keeper".into());
             // A thread begins with its starter's mask.
             let mask = SignalMask::current();
             signals::block_all();
-            let started = thread.spawn(move || shared.keep());
+            let started = Thread::start(c"caslock-keeper", move || shared.keep());
             mask.apply();
             *keeper = Some(started?);
         }
@@ -295,21 +318,20 @@ impl Registered {
         Some(session)
     }
 
-    /// What a forked child still has of its parent's session after it has attached as `own`:
-    /// without a descriptor whose number is `own`'s now, for the kernel gives none out that is
-    /// open; and if there is no handle of it any more, without the others, too.
-    fn inherited(&self, own: &Shared) -> Option<Arc<Shared>> {
+    /// What is left of an earlier session after this process has attached as `own`: without a
+    /// descriptor whose number is `own`'s now, for the kernel gives none out that is open, so a
+    /// stranger has closed it. And of a parent's session of which there is no handle any more, and
+    /// whose other threads cannot drop theirs here, without the others, too.
+    fn succeeded_by(&self, own: &Shared) -> Option<Arc<Shared>> {
         let shared = self.shared.upgrade()?;
-        if shared.gate.is_wiped() {
-            let own_probe = own.view.probe.number();
-            let own = own.place_and_witness().map(Kept::number);
-            for number in own.chain([own_probe]) {
-                let inherited = shared.place_and_witness();
-                inherited.for_each(|kept| kept.forget(number));
-            }
-            if self.session.strong_count() == 0 {
-                shared.abandon();
-            }
+        let own_probe = own.view.probe.number();
+        let own = own.place_and_witness().map(Kept::number);
+        for number in own.chain([own_probe]) {
+            let earlier = shared.place_and_witness();
+            earlier.for_each(|kept| kept.forget(number));
+        }
+        if shared.gate.is_wiped() && self.session.strong_count() == 0 {
+            shared.abandon();
         }
         Some(shared)
     }
@@ -333,7 +355,7 @@ impl Drop for Session {
         };
         self.view.notify(self.identity.session());
         // It runs nobody's code but ours, and has nothing to tell.
-        let _ = keeper.join();
+        keeper.join();
     }
 }
 
@@ -374,15 +396,22 @@ fn wait_for_turn(view: &View, fd: BorrowedFd<'_>) -> Result<bool, OpenError> {
     /// process wait meanwhile, and all that open tables.
     const PATIENCE: Duration = Duration::from_secs(1);
     let begun_ns = clock::now_ns();
-    while !byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE)
-        .map_err(io_error(&view.path, "locking the session records"))?
-    {
+    let try_lock = || byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE);
+    let is_anothers = || byte_lock::is_locked_for_writing(fd, byte_lock::COLLECT_BYTE);
+    let failed = |error| io_error(&view.path, "locking the session records")(error);
+    loop {
+        if try_lock().map_err(failed)? {
+            return Ok(true);
+        }
+        // Who may only read the table can keep others from locking the byte, and from nothing else.
+        if !is_anothers().map_err(failed)? {
+            return try_lock().map_err(failed);
+        }
         if clock::now_ns() - begun_ns > nanos(PATIENCE) {
             return Ok(false);
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(true)
 }
 
 /// Frees the records of all sessions that are dead, keeping one and its byte.
@@ -584,6 +613,8 @@ impl Shared {
         loop {
             let notices = record.notice().load(ord(Site::Wake));
             if self.stopping.load(ord(Site::Wake)) == 1 {
+                // What a guard that was forgotten is still to be told.
+                self.look_around(false);
                 break;
             }
             let now = clock::now_ns();
@@ -593,8 +624,8 @@ impl Shared {
                 due = now + period;
             }
             self.look_around(is_due);
-            if is_due {
-                self.end_lingering();
+            if is_due && self.end_lingering() {
+                continue;
             }
             futex::wait(record.notice(), notices, due);
         }
@@ -618,7 +649,10 @@ impl Shared {
 
     /// Closes the session's record: nobody beats any more.
     fn leave(&self) {
-        self.record().close();
+        // One that a slot still names is left to whoever collects: that one looks at the slots.
+        if !self.holds_any() {
+            self.record().close();
+        }
         // Whoever has inherited the witness keeps no session in use that is over.
         if let Some(witness) = self.witness() {
             let byte = byte_lock::session_byte(self.identity.session());
@@ -641,6 +675,17 @@ impl Shared {
         None
     }
 
+    /// Whether this process's session, of which nobody has a handle, gives its record back now.
+    fn is_ending(&self) -> bool {
+        !self.gate.is_wiped() && !matches!(*self.lingering.lock(), Lingering::On(_))
+    }
+
+    /// Whether the table is nowhere any more. One that was moved away may come back.
+    fn is_table_gone(&self) -> bool {
+        let has_no_name = |status: Status| status.links == 0;
+        self.gate.state() != Gate::OPEN && self.view.probe.status().is_some_and(has_no_name)
+    }
+
     /// Begins the end of a session without handles, and says so: unless a guard was forgotten, of
     /// a table that is still there, or somebody has taken it up again.
     fn stop_lingering(&self) -> bool {
@@ -648,7 +693,7 @@ impl Shared {
         // guard in its turn.
         let mut lingering = self.lingering.lock();
         match lingering.take() {
-            Some(shared) if self.gate.state() == Gate::OPEN && self.holds_any() => {
+            Some(shared) if !self.is_table_gone() && self.holds_any() => {
                 *lingering = Lingering::On(shared);
                 false
             }
@@ -661,15 +706,17 @@ impl Shared {
         }
     }
 
-    /// Ends a session that goes on without handles for nothing: its table was replaced, or the
-    /// forgotten grant was taken from it.
-    fn end_lingering(&self) {
+    /// Ends a session that goes on without handles for nothing: its table is gone, or the
+    /// forgotten grant was taken from it. True if it ends.
+    fn end_lingering(&self) -> bool {
         let lingers = matches!(*self.lingering.lock(), Lingering::On(_));
-        if lingers && self.stop_lingering() {
+        let ends = lingers && self.stop_lingering();
+        if ends {
             // The application's, and so is what dropping them does.
             let calls = std::mem::take(&mut *self.lost_calls.lock());
             let _ = self.aside(move || drop(calls));
         }
+        ends
     }
 
     /// The descriptors that are known by their file alone.
@@ -740,8 +787,7 @@ impl Shared {
             mask.apply();
             code();
         };
-        let thread = thread::Builder::new().name("caslock-notice".into());
-        thread.spawn(run).map(drop)
+        Thread::start(c"caslock-notice", run).map(drop)
     }
 
     /// Whether a guard was forgotten.
@@ -763,7 +809,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, Watchdog, deny};
+    use crate::os::testing::{Child, Watchdog, close_descriptors, deny, end_at};
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
     use std::fs;
@@ -792,6 +838,48 @@ mod tests {
             }
             session.tell(call);
             assert!(take().is_some_and(|call| &*call.name == "job"));
+        })
+        .join();
+    }
+
+    /// Who may only read a table held up each opening for a second, and all forks with it.
+    #[test]
+    fn a_reader_that_locks_it_lets_nobody_wait_for_its_turn_to_collect() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        LockTable::options().sessions(1).create(&path).unwrap();
+        // So that its record is in use, and nobody's.
+        let dead = Child::fork(|| {
+            std::mem::forget(LockTable::open(&path).unwrap());
+            end_at(libc::SYS_getppid);
+            nix::unistd::getppid();
+        });
+        assert!(dead.ends_by(Signal::SIGSYS));
+        let reader = fs::File::open(&path).unwrap();
+        byte_lock::lock_for_reading(reader.as_fd(), byte_lock::COLLECT_BYTE).unwrap();
+        Child::fork(|| {
+            end_at(libc::SYS_clock_nanosleep);
+            drop(LockTable::open(&path).unwrap());
+        })
+        .join();
+    }
+
+    /// Its number was another's by then, who lost it when the first session ended.
+    #[test]
+    fn a_number_that_a_stranger_has_closed_belongs_to_the_session_that_got_it_next() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        Child::fork(|| {
+            let [first, second] = ["a", "b"].map(|name| dir.path().join(name));
+            let first = LockTable::open(first).unwrap();
+            close_descriptors();
+            let second = LockTable::open(second).unwrap();
+            let lock = second.lock("job").unwrap();
+            let is_open = |kept: &Kept| kept.borrow().is_some();
+            assert!(lock.session().place_and_witness().all(is_open));
+            drop(first);
+            assert!(lock.session().place_and_witness().all(is_open));
         })
         .join();
     }
@@ -860,7 +948,8 @@ mod tests {
 
     impl Subscriber for Failing {
         fn enabled(&self, _: &Metadata<'_>) -> bool {
-            assert_ne!(thread::current().name(), Some("caslock-keeper"));
+            let name = fs::read_to_string("/proc/thread-self/comm").unwrap();
+            assert_ne!(name, "caslock-keeper\n");
             true
         }
 

@@ -19,7 +19,7 @@ use crate::policy::Reclaim;
 use crate::protocol::names::Key;
 use crate::protocol::reclaim;
 use crate::protocol::session::SessionRecord;
-use crate::session::{Closed, Session};
+use crate::session::{Attached, Closed, Session};
 use crate::view::new_gate;
 
 /// How a table is to be opened, and what it is to be like if it has to be created.
@@ -168,6 +168,9 @@ impl Options {
     }
 
     fn open_existing_at(&self, path: &Path) -> Result<LockTable, OpenError> {
+        /// How long the end of this process's own last session may take: its keeper has to be
+        /// given a processor.
+        const OWN_END: Duration = Duration::from_secs(1);
         TableFile::look(path)?;
         let begun = Instant::now();
         let mut resets = 0;
@@ -184,8 +187,13 @@ impl Options {
             let path = file.path().to_path_buf();
             let reset = if file.boot_id() == boot {
                 match Session::attach(hold, file, self.share_witness, self.attended)? {
-                    Some(session) => return Ok(LockTable { session }),
-                    None => Reset::Underway,
+                    Attached::To(session) => return Ok(LockTable { session }),
+                    Attached::NotInReset => Reset::Underway,
+                    Attached::NotYet(error) if begun.elapsed() > OWN_END => return Err(error),
+                    Attached::NotYet(_) => {
+                        thread::sleep(Duration::from_millis(1));
+                        continue;
+                    }
                 }
             } else {
                 let reset = reset_after_reboot(&file, boot)?;
@@ -473,7 +481,11 @@ mod tests {
             let hold = fork::hold_forks();
             (hold, TableFile::open(&path, Access::ReadWrite).unwrap())
         };
-        let attach = |(hold, file)| Session::attach(hold, file, false, false).unwrap();
+        let attach = |(hold, file)| match Session::attach(hold, file, false, false).unwrap() {
+            Attached::To(session) => Some(session),
+            Attached::NotInReset => None,
+            Attached::NotYet(error) => panic!("{error}"),
+        };
         let (other, reset) = (look().1, byte_lock::RESET_BYTE);
         assert!(byte_lock::try_lock(other.as_fd(), reset).unwrap());
         assert!(attach(look()).is_none());

@@ -39,6 +39,7 @@ fn child_role() {
         ("crowd", crowd),
         ("breeder", breeder),
         ("beginner", beginner),
+        ("employer", employer),
     ]);
 }
 
@@ -691,7 +692,8 @@ fn beginner(boss: &mut Boss) {
             let Some(child) = sys::fork() else {
                 // Its end, should it hang.
                 nix::unistd::alarm::set(20);
-                let opened = LockTable::open(&path);
+                // To drop it waits for the keeper that it has begun.
+                let opened = LockTable::open(&path).map(drop);
                 sys::leave(i32::from(opened.is_err()));
             };
             let child = nix::unistd::Pid::from_raw(child.cast_signed());
@@ -725,6 +727,46 @@ fn a_child_forked_during_its_processs_first_opening_opens_the_table_too() {
         );
         beginner.say("done");
     }
+}
+
+/// Forks while other threads start others all the time; says how many children got no keeper.
+fn employer(boss: &mut Boss) {
+    let path = boss.hear();
+    let is_over = AtomicBool::new(false);
+    let hung = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    thread::spawn(|| {}).join().expect("a thread");
+                }
+            });
+        }
+        let hangs = |_: &u32| {
+            let Some(child) = sys::fork() else {
+                nix::unistd::alarm::set(20);
+                let opened = LockTable::open(&path).map(drop);
+                sys::leave(i32::from(opened.is_err()));
+            };
+            sys::exit_code(child) != Some(0)
+        };
+        let hung = (0..1_500).filter(hangs).take(1).count();
+        is_over.store(true, Ordering::Relaxed);
+        hung
+    });
+    boss.say(hung);
+    boss.hear();
+}
+
+/// One in some thousands was without a heartbeat, and waited for ever as it dropped its table: a
+/// thread of its parent had been starting just then, with a lock taken that each needs to start.
+#[test]
+fn a_child_has_a_keeper_whatever_its_parents_threads_were_about() {
+    let _watchdog = watchdog("a_child_has_a_keeper_whatever_its_parents_threads_were_about");
+    let scratch = Scratch::with(on_death());
+    let mut employer = Child::start("employer");
+    employer.say(scratch.table().display());
+    assert_eq!(employer.hear(), "0");
+    employer.say("done");
 }
 
 /// `caslock run` counts on the witness: without it the command could run on unlocked.

@@ -494,3 +494,55 @@ fn a_session_without_handles_ends_when_its_table_or_its_forgotten_grant_is_gone(
     fs::remove_file(replaced.table()).unwrap();
     wait_until(|| !is_mapped(&forced) && !is_mapped(&replaced));
 }
+
+/// It lay elsewhere for as long as somebody moves things about, and is the same table again.
+#[test]
+fn a_forgotten_guards_lock_outlasts_its_tables_absence() {
+    let _watchdog = watchdog("a_forgotten_guards_lock_outlasts_its_tables_absence");
+    let scratch = Scratch::with(on_death());
+    let aside = scratch.dir().join("aside");
+    let mut forgetter = Child::start("forgetter");
+    forgetter.say(scratch.table().display());
+    assert_eq!(forgetter.hear(), "done");
+    fs::rename(scratch.table(), &aside).unwrap();
+    // Longer than between two looks at the table's place.
+    std::thread::sleep(Duration::from_millis(2_500));
+    fs::rename(&aside, scratch.table()).unwrap();
+    let mut other = Child::puppet(&scratch.table());
+    let refused = other.acquire_within("job", Duration::from_millis(300));
+    let refused = refused.expect_err("its process lives");
+    assert_eq!(refused.holder.0, forgetter.pid());
+    forgetter.kill_and_reap();
+    assert_eq!(other.acquire("job").previous, "died");
+}
+
+/// Dropping the last handle ended the keeper, which is to tell.
+#[test]
+fn who_forgot_a_guard_is_told_of_its_loss_though_the_last_handle_goes() {
+    let _watchdog = watchdog("who_forgot_a_guard_is_told_of_its_loss_though_the_last_handle_goes");
+    let scratch = Scratch::with(on_death());
+    for _ in 0..20 {
+        let table = scratch.open();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let token = guard.token();
+        let (tell, told) = std::sync::mpsc::channel();
+        guard.on_lost(move |lost| tell.send(lost.token).unwrap_or_default());
+        std::mem::forget(guard);
+        table.force_release("job", token).unwrap();
+        drop((lock, table));
+        assert_eq!(told.recv(), Ok(token));
+    }
+}
+
+/// The session that ends and the one that begins are two for a moment.
+#[test]
+fn a_process_that_opens_and_drops_needs_one_session() {
+    let _watchdog = watchdog("a_process_that_opens_and_drops_needs_one_session");
+    let scratch = Scratch::with(on_death().sessions(1));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..500).for_each(|_| drop(scratch.open())));
+        }
+    });
+}

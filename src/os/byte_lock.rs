@@ -81,6 +81,13 @@ pub(crate) fn is_locked_for_writing(fd: BorrowedFd<'_>, byte: u64) -> io::Result
     Ok(lock_against(fd, libc::F_RDLCK, byte, 1)?.is_some())
 }
 
+/// Locks the byte as one can who may only read the file.
+#[cfg(test)]
+pub(crate) fn lock_for_reading(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, byte, 1)))?;
+    Ok(())
+}
+
 /// The first lock that the kernel finds on any of `len` bytes from `first` on, of any other
 /// open file description than this.
 ///

@@ -17,6 +17,7 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod scheduling;
 pub(crate) mod signals;
+pub(crate) mod thread;
 
 #[cfg(test)]
 pub(crate) mod testing;
