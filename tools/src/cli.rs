@@ -31,7 +31,8 @@ Examples:
   caslock run counter -- sh -c './write --token \"$CASLOCK_TOKEN\"'
 
 The command runs without a shell, with this terminal and stdin, and gets every signal
-that is sent to caslock. If caslock is killed, even by SIGKILL, the command is killed too
+that is sent to caslock: one that is sent to both, as to all of a process group, it gets twice
+(under systemd, set KillMode=mixed). If caslock is killed, even by SIGKILL, the command is killed too
 (a command that changes its user on exec, like sudo, is out of reach); what it has started
 in turn goes on, so that a script does best to exec the program that it ends in.
 
@@ -233,7 +234,18 @@ pub(crate) struct Run {
     pub(crate) name: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    pub(crate) command: Vec<OsString>,
+    command: Vec<OsString>,
+}
+
+impl Run {
+    /// The command. Where a name that may begin with a dash stands behind a `--` of its own, the
+    /// parser takes the one before the command for its first word.
+    pub(crate) fn command(&self) -> &[OsString] {
+        match self.command.split_first() {
+            Some((first, rest)) if first == "--" && !rest.is_empty() => rest,
+            _ => &self.command,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

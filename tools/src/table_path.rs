@@ -81,12 +81,34 @@ fn default_directory(runtime: Option<OsString>, user: u32) -> PathBuf {
 }
 
 fn make(directory: &Path) -> anyhow::Result<()> {
+    check_runtime(directory)?;
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => Ok(()),
         // Somebody was faster: ourselves in another process, or an intruder.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check(directory).map(drop),
         Err(error) => Err(refuse(directory, &error)),
     }
+}
+
+/// A directory that root makes in another user's runtime directory, which `su` leaves set, would be
+/// of no use to that user any more.
+fn check_runtime(directory: &Path) -> anyhow::Result<()> {
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = runtime.filter(|runtime| directory.parent() == Some(runtime));
+    let Some(Ok(found)) = runtime.as_ref().map(fs::metadata) else {
+        return Ok(());
+    };
+    let user = geteuid().as_raw();
+    if found.uid() == user {
+        return Ok(());
+    }
+    let message = format!(
+        "{}, the XDG_RUNTIME_DIR, belongs to user {}, not to user {user}; refused as the place of the \
+         default table (name a table with --table)",
+        directory.parent().unwrap_or(directory).display(),
+        found.uid()
+    );
+    Err(Refusal::new(ExitCode::Permission, message).into())
 }
 
 /// Whether the directory is there, and an error if it is not to be trusted: /dev/shm is

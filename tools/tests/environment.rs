@@ -85,6 +85,13 @@ fn arguments_reach_the_command_without_a_shell() {
     assert_eq!(sandbox.ok(&args), "<$HOME; echo *><--><-n><><a  b>");
     // The dashes before the command may be left out, and its own options are still its own.
     assert_eq!(sandbox.ok(&["run", "job", "echo", "-n", "x"]), "x");
+    // And a name that may look like an option has dashes of its own.
+    let behind_dashes = ["run", "-n", "--", "-x", "--", "printf", "<%s>", "--"];
+    assert_eq!(sandbox.ok(&behind_dashes), "<-->");
+    assert_eq!(
+        sandbox.ok(&["run", "--", "-x", "printf", "<%s>", "-n"]),
+        "<-n>"
+    );
 }
 
 #[test]

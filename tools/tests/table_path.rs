@@ -115,3 +115,21 @@ fn a_runtime_directory_that_is_missing_is_an_error_and_no_reason_to_look_elsewhe
     assert_eq!(outcome.code(), 73, "{outcome:?}");
     assert!(outcome.stderr.contains("--table"), "{outcome:?}");
 }
+
+/// As `su` leaves it set: what root made there locked its user out of the default table.
+#[test]
+fn another_users_runtime_directory_is_left_alone() {
+    let sandbox = Sandbox::new();
+    let runtime = sandbox.path().join("theirs");
+    fs::create_dir(&runtime).expect("a directory");
+    if std::os::unix::fs::chown(&runtime, Some(12_345), None).is_err() {
+        skip("only root can give a directory away");
+        return;
+    }
+    let mut command = with_runtime(&sandbox, TRUE);
+    command.env("XDG_RUNTIME_DIR", &runtime);
+    let outcome = finish(&sandbox, command);
+    assert_eq!(outcome.code(), 77, "{outcome:?}");
+    assert!(outcome.stderr.contains("user 12345"), "{outcome:?}");
+    assert!(!runtime.join("caslock").exists());
+}

@@ -287,7 +287,7 @@ fn hold(
     }
     let token = guard.token().to_string();
     let program = Program::new(
-        &args.command,
+        args.command(),
         &[
             ("CASLOCK_TABLE", path.as_os_str()),
             ("CASLOCK_NAME", args.name.as_ref()),
@@ -337,7 +337,7 @@ fn note(args: &Run) -> Option<Cow<'_, str>> {
     if let Some(note) = &args.note {
         return (!note.is_empty()).then_some(note.into());
     }
-    let program = Path::new(args.command.first()?);
+    let program = Path::new(args.command().first()?);
     let mut name = program.file_name()?.to_string_lossy();
     if name.len() > NOTE_MAX {
         let end = (0..=NOTE_MAX).rev().find(|&at| name.is_char_boundary(at))?;
