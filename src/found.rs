@@ -1,64 +1,86 @@
-//! Where a handle has found its name, in one word.
+//! A handle's way to its slot: the session, and where in its table the name was found, in one word.
+
+use std::sync::Arc;
 
 use crate::protocol::names::{RENAMES_MASK, Resolved, SLOT_BITS};
 use crate::protocol::slot::Slot;
+use crate::session::Session;
 use crate::sync::{AtomicU64, Ordering};
-use crate::view::View;
 
-/// Where a name of a table was found: the slot's number above its rename count. Changes when the
-/// name was recycled and came back elsewhere.
-#[derive(Debug)]
-pub(crate) struct FoundAt(AtomicU64);
+/// A name of a session's table, and the slot that it was found in. That changes when the name was
+/// recycled and came back elsewhere.
+#[derive(Clone)]
+pub(crate) struct FoundName {
+    session: Arc<Session>,
+    at: FoundAt,
+}
 
-/// What a [`FoundAt`] said at one moment.
+/// A [`Found`] for several threads. The number in it is always of a slot that its session's table
+/// has.
+struct FoundAt(AtomicU64);
+
+/// Where a name was found at one moment: the slot's number above its rename count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found(u64);
 
-impl FoundAt {
-    pub(crate) fn new(view: &View, place: Resolved) -> Self {
-        Self(AtomicU64::new(Found::new(view, place).0))
+impl FoundName {
+    pub(crate) fn new(session: &Arc<Session>, place: Resolved) -> Self {
+        Self {
+            session: Arc::clone(session),
+            at: FoundAt(AtomicU64::new(Found::in_table_of(session, place).0)),
+        }
     }
 
     #[inline(always)]
-    pub(crate) fn load(&self) -> Found {
-        Found(self.0.load(Ordering::Relaxed))
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
-    pub(crate) fn store(&self, view: &View, place: Resolved) {
-        self.0.store(Found::new(view, place).0, Ordering::Relaxed);
+    /// Where the name was found last.
+    #[inline(always)]
+    pub(crate) fn found(&self) -> Found {
+        Found(self.at.0.load(Ordering::Relaxed))
+    }
+
+    /// The same, and the slot, without another look at whether there is one of that number: each
+    /// grant comes by here.
+    #[inline(always)]
+    pub(crate) fn look(&self) -> (Found, &Slot) {
+        let found = self.found();
+        let slots = self.session.view.mapping.slots();
+        // SAFETY: what is stored was compared with the number of the session's slots, and neither
+        // the session nor its mapping is ever another.
+        (found, unsafe {
+            slots.get_unchecked(found.index() as usize)
+        })
+    }
+
+    /// The name was found anew.
+    pub(crate) fn move_to(&self, place: Resolved) {
+        let found = Found::in_table_of(&self.session, place);
+        self.at.0.store(found.0, Ordering::Relaxed);
     }
 }
 
 impl Clone for FoundAt {
     fn clone(&self) -> Self {
-        Self(AtomicU64::new(self.load().0))
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
     }
 }
 
 impl Found {
     const SLOT_SHIFT: u32 = u64::BITS - SLOT_BITS;
 
-    fn new(view: &View, place: Resolved) -> Self {
-        // What `slot` relies on.
-        let slots = view.geometry.slot_count();
-        assert!((place.slot as usize) < slots, "no such slot");
-        Self(u64::from(place.slot) << Self::SLOT_SHIFT | place.renames & RENAMES_MASK)
+    /// Without what the count, a word of the file, has where the number goes.
+    fn in_table_of(session: &Session, place: Resolved) -> Self {
+        let slots = session.view.geometry.slot_count();
+        let found = Self(u64::from(place.slot) << Self::SLOT_SHIFT | place.renames & RENAMES_MASK);
+        assert!((found.index() as usize) < slots, "no such slot");
+        found
     }
 
     const fn index(self) -> u32 {
         (self.0 >> Self::SLOT_SHIFT) as u32
-    }
-
-    /// The slot, without another look at whether there is one of that number: each grant comes by
-    /// here.
-    ///
-    /// # Safety
-    ///
-    /// `view` must be of the table that this was found in.
-    #[inline(always)]
-    pub(crate) unsafe fn slot(self, view: &View) -> &Slot {
-        // SAFETY: the number was compared with the table's geometry, which does not change.
-        unsafe { view.mapping.slots().get_unchecked(self.index() as usize) }
     }
 
     /// Whether a slot that counts so many renames has had its name since this was found.
@@ -81,52 +103,47 @@ mod tests {
     use super::*;
     use crate::table::LockTable;
 
+    fn with_name(test: impl FnOnce(FoundName)) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LockTable::options().slots(9).open(dir.path().join("t"));
+        let table = options.unwrap();
+        let (slot, renames) = (1, 2);
+        test(FoundName::new(table.attached(), Resolved { slot, renames }));
+    }
+
     #[test]
     fn what_was_found_comes_back_and_is_good_for_its_own_count_of_renames_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::options()
-            .slots(9)
-            .open(dir.path().join("t"))
-            .unwrap();
-        let lock = table.lock("job").unwrap();
-        let view = &lock.session().view;
-        for slot in [0, 9] {
-            for renames in [0, 6, RENAMES_MASK - 1, RENAMES_MASK] {
-                let place = Resolved { slot, renames };
-                let at = FoundAt::new(
-                    view,
-                    Resolved {
-                        slot: 1,
-                        renames: 2,
-                    },
-                );
-                at.store(view, place);
-                let found = at.clone().load();
-                assert_eq!(found, at.load());
-                assert_eq!(found.resolved(), place);
-                // SAFETY: it is of this table.
-                let its = unsafe { found.slot(view) };
-                assert_eq!(view.index_of(its), slot);
-                assert!(std::ptr::eq(its, view.slot(slot)));
-                assert!(found.is_as_of(renames));
-                assert!(!found.is_as_of(renames ^ 1) && !found.is_as_of(renames ^ 1 << 39));
-                // The count goes on in the slot, where there is room.
-                assert!(found.is_as_of(renames + RENAMES_MASK + 1));
+        with_name(|name| {
+            let view = &name.session().view;
+            for slot in [0, 9] {
+                for renames in [0, 6, RENAMES_MASK - 1, RENAMES_MASK] {
+                    let place = Resolved { slot, renames };
+                    name.move_to(place);
+                    let (found, its) = name.look();
+                    assert_eq!(found, name.found());
+                    assert_eq!(found, name.clone().found());
+                    assert_eq!(found.resolved(), place);
+                    assert_eq!(view.index_of(its), slot);
+                    assert!(std::ptr::eq(its, view.slot(slot)));
+                    assert!(found.is_as_of(renames));
+                    assert!(!found.is_as_of(renames ^ 1) && !found.is_as_of(renames ^ 1 << 39));
+                    // The count goes on in the slot, where there is room; not into the number.
+                    let counted_on = renames.wrapping_add(RENAMES_MASK + 1);
+                    assert!(found.is_as_of(counted_on));
+                    let renames = counted_on;
+                    name.move_to(Resolved { slot, renames });
+                    assert_eq!(found, name.found());
+                }
             }
-        }
+        });
     }
 
     #[test]
     #[should_panic(expected = "no such slot")]
     fn a_slot_that_the_table_does_not_have_is_not_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::options()
-            .slots(9)
-            .open(dir.path().join("t"))
-            .unwrap();
-        let lock = table.lock("job").unwrap();
-        let view = &lock.session().view;
-        let slot = view.geometry.slot_count() as u32;
-        let _ = FoundAt::new(view, Resolved { slot, renames: 2 });
+        with_name(|name| {
+            let slot = name.session().view.geometry.slot_count() as u32;
+            name.move_to(Resolved { slot, renames: 2 });
+        });
     }
 }

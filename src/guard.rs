@@ -567,6 +567,20 @@ mod tests {
     }
 
     #[test]
+    fn in_a_forked_child_a_guard_is_the_parents_whatever_is_asked_of_it() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        Child::fork(move || {
+            guard.on_lost(|_| ());
+            assert!(matches!(guard.decline().unwrap_err().how, LostHow::Forked));
+        })
+        .join();
+    }
+
+    #[test]
     fn a_release_after_a_turn_offers_the_slot_with_one_call_and_ends_the_turn() {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();

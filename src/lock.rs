@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::blocking::{Blocking, Cause, Patience, Stop};
 use crate::error::{AcquireError, InspectError, LockError};
-use crate::found::{Found, FoundAt};
+use crate::found::{Found, FoundName};
 use crate::guard::Guard;
 use crate::holder::Holder;
 use crate::os::clock;
@@ -25,8 +25,7 @@ use crate::view::Futex;
 // Aligned to its size, half a cache line: of many in a row, none lies across two.
 #[repr(align(32))]
 pub struct Lock {
-    session: Arc<Session>,
-    found: FoundAt,
+    place: FoundName,
     last: LastGrant,
     // Behind a pointer of its own, so that a handle is half a cache line.
     name: Box<Box<str>>,
@@ -63,9 +62,10 @@ impl LastGrant {
     const DOUBTED: u64 = 0b10;
     /// With the token of a grant: the slot was kept after it or, with `DOUBTED`, before it.
     const KEPT: u64 = 0b01;
-    /// In doubt since a guess failed. No token gets as far.
+    /// In doubt since a guess failed. No token gets as far, but for one that somebody has written
+    /// into the file: of those what is above 62 bits is cut off, which costs a guess.
     const FAILED: u64 = u64::MAX;
-    /// Nothing is known yet. Nor does one get as far as this.
+    /// Nothing is known yet. As for `FAILED`.
     const FRESH: u64 = u64::MAX - (1 << Self::TOKEN_SHIFT);
     /// Of so many grants one, a power of two, is compared with the next while in doubt.
     const GRANTS_A_CHECK: u64 = 1024;
@@ -168,12 +168,16 @@ impl LastGrant {
 }
 
 const _: () = assert!(size_of::<Lock>() == 32);
+// Else words are made of it with a shift.
+const _: () = assert!(
+    OwnerWord::released_at(1).bits() & !OwnerWord::released_at(0).bits()
+        == 1 << LastGrant::TOKEN_SHIFT
+);
 
 impl Clone for Lock {
     fn clone(&self) -> Self {
         Self {
-            session: Arc::clone(&self.session),
-            found: self.found.clone(),
+            place: self.place.clone(),
             last: LastGrant::new(),
             name: self.name.clone(),
         }
@@ -206,8 +210,7 @@ impl Lock {
     ) -> Result<Self, LockError> {
         let place = find_or_create(session, name, patience)?;
         Ok(Self {
-            session: Arc::clone(session),
-            found: FoundAt::new(&session.view, place),
+            place: FoundName::new(session, place),
             last: LastGrant::new(),
             name: Box::new(name.into()),
         })
@@ -223,8 +226,9 @@ impl Lock {
         self.name().into()
     }
 
+    #[inline(always)]
     pub(crate) fn session(&self) -> &Session {
-        &self.session
+        self.place.session()
     }
 
     /// Takes the lock if that is possible at once: if it is free, or its holder is proven
@@ -317,30 +321,24 @@ impl Lock {
     ///
     /// [`InspectError::Forked`] in a forked child.
     pub fn holder(&self) -> Result<Option<Holder>, InspectError> {
-        if self.session.gate.is_wiped() {
-            return Err(self.session.forked().into());
+        if self.session().gate.is_wiped() {
+            return Err(self.session().forked().into());
         }
         // Looked up anew: this handle's slot may have another name by now.
-        let view = &self.session.view;
+        let view = &self.session().view;
         let key = view.key(self.name().as_bytes());
         let found = key.and_then(|key| view.names().find(&key));
-        Ok(found.and_then(|found| holder_of(&self.session, found.slot)))
-    }
-
-    fn place(&self) -> Resolved {
-        self.found.load().resolved()
+        Ok(found.and_then(|found| holder_of(self.session(), found.slot)))
     }
 
     /// The uncontended path: one CAS and a store on the slot's cache line, no system
     /// call, no clock, no process-local lock.
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
-        let session: &Shared = &self.session;
+        let session: &Shared = self.session();
         let gate: &Gate = &session.gate;
         let me = Identity::from_bits(gate.pass()?);
-        let found = self.found.load();
-        // SAFETY: a handle's name was found in its own session's table.
-        let slot = unsafe { found.slot(&session.view) };
+        let (found, slot) = self.place.look();
         // No second attempt here, should a guess fail: it takes registers, and what is spilled
         // to the stack has to drain before each compare-and-swap.
         match self.last.guess() {
@@ -412,35 +410,39 @@ impl Lock {
         /// small; this often in a row, it is a damaged one.
         const MAX_RENAMES: u32 = 1000;
         for _ in 0..MAX_RENAMES {
-            if let Some(why) = self.session.closed() {
+            if let Some(why) = self.session().closed() {
                 return Err(why.into());
             }
             self.last.doubt();
-            let found = self.found.load();
+            let (found, slot) = self.place.look();
             let place = found.resolved();
-            let slot = self.session.view.slot(place.slot);
             // Where it stands, it ends: a copy of it would be on a waiter's way to its grant.
             let (outcome, cause, ended_ns) = {
-                let mut blocking = Blocking::new(&self.session, place, patience);
-                let outcome = wait::acquire(slot, self.session.identity, &mut blocking);
+                let mut blocking = Blocking::new(self.session(), place, patience);
+                let outcome = wait::acquire(slot, self.session().identity, &mut blocking);
                 let taken = outcome.as_ref().ok().map(Grant::from);
                 let ended_ns = blocking.end(taken);
                 (outcome, blocking.cause, ended_ns)
             };
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) =
-                        self.confirm(&self.session, &self.session.gate, slot, found, grant, cause)
-                    {
+                    if let Some(granted) = self.confirm(
+                        self.session(),
+                        &self.session().gate,
+                        slot,
+                        found,
+                        grant,
+                        cause,
+                    ) {
                         // A slot that is found vacant is taken without a look at that.
-                        if let Some(why) = self.session.closed() {
+                        if let Some(why) = self.session().closed() {
                             undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
                             return Err(why.into());
                         }
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
-                        if !grant.from().is_kept_by(self.session.identity) {
-                            let turns = &self.session.contention.turns;
+                        if !grant.from().is_kept_by(self.session().identity) {
+                            let turns = &self.session().contention.turns;
                             turns.begin(place.slot, grant.word(), ended_ns);
                         }
                         // A guard first: should a log subscriber panic, it releases.
@@ -455,10 +457,10 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let place = find_or_create(&self.session, self.name(), patience)?;
-            self.found.store(&self.session.view, place);
+            let place = find_or_create(self.session(), self.name(), patience)?;
+            self.place.move_to(place);
         }
-        Err(self.corrupt(self.session.view.slot(self.place().slot).owner()))
+        Err(self.corrupt(self.place.look().1.owner()))
     }
 
     /// After a grant that took somebody's: tells the log, and a living loser.
@@ -474,7 +476,7 @@ impl Lock {
                 );
             }
             (Cause::Expiry, Owner::Held(gone)) => {
-                self.session.view.notify(gone.session());
+                self.session().view.notify(gone.session());
                 tracing::warn!(name, pid = gone.pid(), token, "evicted a silent holder");
             }
             _ => {}
@@ -660,7 +662,7 @@ mod tests {
     use super::*;
     use crate::contention::stints;
     use crate::os::testing::{Child, Watchdog};
-    use crate::protocol::word::Queue;
+    use crate::protocol::word::{EPOCH_SHIFT, Queue};
     use crate::table::LockTable;
 
     /// Has another thread wait until it is shown to, and lets it have what it waits for. Whether
@@ -778,8 +780,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
-        let (place, turns) = (lock.place(), &lock.session.contention.turns);
-        let slot = lock.session.view.slot(place.slot);
+        let (place, turns) = (
+            lock.place.found().resolved(),
+            &lock.session().contention.turns,
+        );
+        let slot = lock.session().view.slot(place.slot);
         let supposes_kept = |handle: &Lock| matches!(handle.last.guess(), Guess::Kept(_));
         let mut token = lock.acquire().unwrap().token().0;
         let mut pass = |handle: &Lock| {
@@ -806,14 +811,14 @@ mod tests {
         }
         // Nor do they compare each grant, where none is kept any more.
         let given_up = (0..100).find(|_| {
-            lock.session.contention.occupancy.lower(place.slot);
+            lock.session().contention.occupancy.lower(place.slot);
             [&other, &lock, &other, &lock]
                 .into_iter()
                 .for_each(&mut pass);
             [&other, &lock].map(|it| it.last.0.load(Ordering::Relaxed)) == [LastGrant::FAILED; 2]
         });
         assert!(given_up.is_some());
-        lock.session.contention.occupancy.forget(place.slot);
+        lock.session().contention.occupancy.forget(place.slot);
         turns.end(place.slot);
         (0..20).for_each(|_| pass(&lock));
         assert!(
@@ -827,7 +832,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
-        let slot = lock.session.view.slot(lock.place().slot);
+        let slot = lock.place.look().1;
         let (ours, theirs) = (std::process::id(), 1);
         for (left, is_had) in [
             (Vacancy::Released, true),
@@ -850,8 +855,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
-        let (place, turns) = (lock.place(), &lock.session.contention.turns);
-        let slot = lock.session.view.slot(place.slot);
+        let (place, turns) = (
+            lock.place.found().resolved(),
+            &lock.session().contention.turns,
+        );
+        let slot = lock.session().view.slot(place.slot);
         let got_after = |pid| {
             std::mem::forget(lock.acquire().unwrap());
             assert!(wait::vacate(slot, slot.owner(), Vacancy::Kept(pid), &Futex));
@@ -898,6 +906,71 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_guesses_whatever_its_tokens_and_through_each_epoch() {
+        let (_dir, _table, lock) = guessing();
+        let slot = lock.place.look().1;
+        let epochs = |epochs: u64| epochs << EPOCH_SHIFT;
+        for before in [
+            (1 << 25) - 3,
+            epochs(1) - 5,
+            epochs(2) - 5,
+            epochs(5) - 5,
+            1 << 40,
+        ] {
+            slot.leave_released(before);
+            lock.last.doubt();
+            for grants in 1..=2 * LastGrant::GRANTS_A_CHECK {
+                assert_eq!(lock.acquire().unwrap().token().0, before + grants);
+            }
+            for grants in 1..=10 {
+                assert!(guesses(&lock), "after {before}, {grants} more");
+                drop(lock.acquire().unwrap());
+            }
+            let across = 2 * LastGrant::GRANTS_A_CHECK + 10;
+            assert_eq!(slot.view().unwrap().token, before + across);
+        }
+        // And while it guesses.
+        slot.leave_released(epochs(7) - 3);
+        lock.last.doubt();
+        lock.last
+            .0
+            .store(LastGrant::bits(epochs(7) - 3, 0), Ordering::Relaxed);
+        for grants in 1..=6 {
+            assert!(guesses(&lock));
+            assert_eq!(lock.acquire().unwrap().token().0, epochs(7) - 3 + grants);
+        }
+    }
+
+    /// The word is the same, and what is guessed of the epoch wrong.
+    #[test]
+    fn a_handle_that_others_have_left_a_whole_round_behind_gets_the_right_token_and_doubts() {
+        let (_dir, _table, lock) = guessing();
+        let slot = lock.place.look().1;
+        let last = slot.view().unwrap().token + (2 << EPOCH_SHIFT);
+        slot.leave_released(last);
+        assert!(guesses(&lock));
+        assert_eq!(lock.acquire().unwrap().token().0, last + 1);
+        assert!(!guesses(&lock));
+    }
+
+    /// No rule makes them, but a file may have them.
+    #[test]
+    fn a_token_beyond_all_that_are_made_is_no_panic() {
+        let (_dir, _table, lock) = guessing();
+        let slot = lock.place.look().1;
+        for last in [(1 << 62) - 2, (1 << 62) - 1, u64::MAX - 6_000] {
+            slot.leave_released(last);
+            lock.last.doubt();
+            lock.last
+                .0
+                .store(LastGrant::bits(last, 0), Ordering::Relaxed);
+            for grants in 1..=3 * LastGrant::GRANTS_A_CHECK {
+                assert_eq!(lock.acquire().unwrap().token().0, last + grants);
+            }
+        }
+    }
+
+    #[test]
     fn a_handle_that_guesses_is_no_use_in_a_forked_child() {
         let (_dir, _table, lock) = guessing();
         assert!(guesses(&lock));
@@ -913,7 +986,7 @@ mod tests {
     fn a_handle_that_guesses_gets_nothing_through_a_closed_gate() {
         let (_dir, _table, lock) = guessing();
         let guard = lock.acquire().unwrap();
-        lock.session.gate.close();
+        lock.session().gate.close();
         guard.release().unwrap();
         assert!(guesses(&lock));
         let refused = lock.try_acquire().map(drop);

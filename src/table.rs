@@ -315,6 +315,11 @@ impl std::fmt::Debug for LockTable {
 }
 
 impl LockTable {
+    #[cfg(test)]
+    pub(crate) fn attached(&self) -> &Arc<Session> {
+        &self.session
+    }
+
     /// Opens the table at `path`, or creates it with the defaults.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The system calls, one concern a file. Nothing in here knows what a slot is, nor of a session
-//! more than its index and its words; and nothing outside it (and `mapping`) is unsafe.
+//! more than its index and its words; and nothing outside it is unsafe, but for `mapping`, and for a
+//! handle's way to its slot (`found`).
 //!
 //! What they share: an error is never read as an answer. Where the kernel cannot be
 //! asked, functions say so (`None`, `Again`), and the caller stays on the safe side.

@@ -156,6 +156,15 @@ impl Slot {
         }
     }
 
+    /// As after the release of the grant with `token`.
+    #[cfg(test)]
+    pub(crate) fn leave_released(&self, token: u64) {
+        let word = OwnerWord::released_at(token);
+        self.owner.store(word.bits(), Ordering::Relaxed);
+        self.epoch
+            .store(OwnerWord::epoch_of(token), Ordering::Relaxed);
+    }
+
     /// Reads the owner word.
     #[inline]
     #[must_use]
@@ -616,13 +625,16 @@ mod tests {
     /// Which a namer can leave that dies while it raises a slot's tokens to the last of an epoch.
     #[test]
     fn a_grant_that_crosses_makes_up_for_an_epoch_word_that_lags_already() {
-        let (slot, me) = (Slot::new(), Identity::new(1, 0));
-        let last = (2 << super::super::word::EPOCH_SHIFT) - 1;
-        slot.owner
-            .store(OwnerWord::released_at(last).bits(), Ordering::Relaxed);
-        assert_eq!(slot.view().unwrap().token, last);
-        assert_eq!(take(&slot, me).token(), last + 1);
-        assert_eq!(slot.epoch.load(Ordering::Relaxed), 2);
+        // The next epoch is even, and in the word then the first of all; or it is odd.
+        for lagging in [0, 1] {
+            let (slot, me) = (Slot::new(), Identity::new(1, 0));
+            let last = ((lagging + 2) << super::super::word::EPOCH_SHIFT) - 1;
+            slot.leave_released(last);
+            slot.epoch.store(lagging, Ordering::Relaxed);
+            assert_eq!(slot.view().unwrap().token, last);
+            assert_eq!(take(&slot, me).token(), last + 1);
+            assert_eq!(slot.epoch.load(Ordering::Relaxed), lagging + 2);
+        }
     }
 
     fn across_an_epoch(take: impl Fn(&Slot, u64, Identity) -> Taken) {
