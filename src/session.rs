@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::contention::Contention;
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
@@ -40,6 +40,7 @@ struct Registered {
     file: FileId,
     session: Weak<Session>,
     shared: Weak<Shared>,
+    remains: Weak<()>,
 }
 
 /// A session that has no handles, but itself.
@@ -89,6 +90,8 @@ pub(crate) struct Shared {
     /// Slots that this session ever resolved: where a guard may have been forgotten.
     resolved: Runs,
     lost_calls: Mutex<Vec<LostCall>>,
+    /// Last, so that it is dropped after the mapping, and with that the session's byte.
+    remains: Arc<()>,
 }
 
 struct LostCall {
@@ -130,7 +133,6 @@ impl Session {
     /// opened: a child born between the opening and the closing of the descriptor would
     /// inherit the open file description, and with it the byte lock, and outlive its
     /// parent.
-    ///
     pub(crate) fn attach(
         hold: ForkHold,
         file: TableFile,
@@ -143,7 +145,7 @@ impl Session {
         // To be closed before forks go on.
         let file = file;
         let mut registry = REGISTRY.lock();
-        registry.retain(|entry| entry.shared.strong_count() > 0);
+        registry.retain(|entry| entry.remains.strong_count() > 0);
         let id = file.id();
         let mut open = None;
         for entry in registry.iter_mut().filter(|entry| entry.file == id) {
@@ -163,12 +165,13 @@ impl Session {
             }
             Some(session) => session,
             None => {
+                // Looked at first: what has ended by then leaves its room behind.
+                let is_its = |entry: &&Registered| entry.file == id;
+                let one_ends = registry.iter().filter(is_its).any(Registered::is_ending);
                 let session = match Self::attach_anew(file, share_witness) {
                     Ok(Some(session)) => session,
                     Ok(None) => return Ok(Attached::NotInReset),
-                    Err(error @ OpenError::SessionsFull { .. })
-                        if over.iter().any(|shared| shared.is_ending()) =>
-                    {
+                    Err(error @ OpenError::SessionsFull { .. }) if one_ends => {
                         return Ok(Attached::NotYet(error));
                     }
                     Err(error) => return Err(error),
@@ -181,6 +184,7 @@ impl Session {
                     file: id,
                     session: Arc::downgrade(&session),
                     shared: Arc::downgrade(&session.shared),
+                    remains: Arc::downgrade(&session.remains),
                 });
                 session
             }
@@ -252,6 +256,7 @@ impl Session {
             watches: Mutex::default(),
             contention: Contention::default(),
             lost_calls: Mutex::default(),
+            remains: Arc::default(),
         });
         Ok(Some(Self { shared }))
     }
@@ -265,27 +270,27 @@ impl Session {
         }
     }
 
-    /// Not in a forked child, where another thread of its parent may have locked what says so;
-    /// and so below.
+    /// The keeper, locked; `None` in a forked child, where another thread of its parent may have
+    /// it locked for ever.
+    fn lock_keeper(&self) -> Option<MutexGuard<'_, Option<Thread>>> {
+        (!self.gate.is_wiped()).then(|| self.keeper.lock())
+    }
+
     pub(crate) fn has_keeper(&self) -> bool {
-        !self.gate.is_wiped() && self.keeper.lock().is_some()
+        self.lock_keeper().is_some_and(|keeper| keeper.is_some())
     }
 
     /// Does something that is to come before any keeper thread, unless there is one.
     pub(crate) fn unless_kept<T>(&self, before: impl FnOnce() -> T) -> Option<T> {
-        if self.gate.is_wiped() {
-            return None;
-        }
-        let keeper = self.keeper.lock();
+        let keeper = self.lock_keeper()?;
         keeper.is_none().then(before)
     }
 
     /// Starts the keeper thread, unless there is one.
     pub(crate) fn start_keeper(&self) -> io::Result<()> {
-        if self.gate.is_wiped() {
+        let Some(mut keeper) = self.lock_keeper() else {
             return Ok(());
-        }
-        let mut keeper = self.keeper.lock();
+        };
         if keeper.is_none() {
             let shared = Arc::clone(&self.shared);
             // A thread begins with its starter's mask.
@@ -316,6 +321,13 @@ impl Registered {
         let session = Arc::new(Session { shared });
         self.session = Arc::downgrade(&session);
         Some(session)
+    }
+
+    /// Whether it has no handles any more, and is about to give its record back, if it is not
+    /// doing so.
+    fn is_ending(&self) -> bool {
+        let lingers = |shared: Arc<Shared>| shared.gate.is_wiped() || shared.lingers();
+        self.session.strong_count() == 0 && !self.shared.upgrade().is_some_and(lingers)
     }
 
     /// What is left of an earlier session after this process has attached as `own`: without a
@@ -380,7 +392,7 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
     // Every record has been used. Collecting the dead ones' takes all their bytes for a
     // moment, in which they look like the living's: another that came to collect would
     // find the table full.
-    let turn = wait_for_turn(view, fd)?;
+    let turn = wait_for_turn(fd).map_err(io_error(&view.path, "locking the session records"))?;
     let collected = collect_records(view, fd, lock);
     if turn {
         // Kept too long at worst: until this session ends.
@@ -391,27 +403,22 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
 
 /// Waits until no other process collects records. False when it does not come to that:
 /// the other may be stopped, and to find the table full is the worst that can happen.
-fn wait_for_turn(view: &View, fd: BorrowedFd<'_>) -> Result<bool, OpenError> {
+fn wait_for_turn(fd: BorrowedFd<'_>) -> io::Result<bool> {
     /// Collecting takes a pass over the slots: milliseconds. No longer, for all forks of this
     /// process wait meanwhile, and all that open tables.
     const PATIENCE: Duration = Duration::from_secs(1);
     let begun_ns = clock::now_ns();
-    let try_lock = || byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE);
-    let is_anothers = || byte_lock::is_locked_for_writing(fd, byte_lock::COLLECT_BYTE);
-    let failed = |error| io_error(&view.path, "locking the session records")(error);
-    loop {
-        if try_lock().map_err(failed)? {
-            return Ok(true);
-        }
+    while !byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE)? {
         // Who may only read the table can keep others from locking the byte, and from nothing else.
-        if !is_anothers().map_err(failed)? {
-            return try_lock().map_err(failed);
+        if !byte_lock::is_locked_for_writing(fd, byte_lock::COLLECT_BYTE)? {
+            return byte_lock::try_lock(fd, byte_lock::COLLECT_BYTE);
         }
         if clock::now_ns() - begun_ns > nanos(PATIENCE) {
             return Ok(false);
         }
         thread::sleep(Duration::from_millis(1));
     }
+    Ok(true)
 }
 
 /// Frees the records of all sessions that are dead, keeping one and its byte.
@@ -612,11 +619,6 @@ impl Shared {
         let mut due = clock::now_ns();
         loop {
             let notices = record.notice().load(ord(Site::Wake));
-            if self.stopping.load(ord(Site::Wake)) == 1 {
-                // What a guard that was forgotten is still to be told.
-                self.look_around(false);
-                break;
-            }
             let now = clock::now_ns();
             let is_due = now >= due;
             if is_due {
@@ -624,8 +626,12 @@ impl Shared {
                 due = now + period;
             }
             self.look_around(is_due);
-            if is_due && self.end_lingering() {
-                continue;
+            if is_due {
+                self.end_lingering();
+            }
+            // Last: who forgot a guard is still told of its loss, and what has just ended ends.
+            if self.stopping.load(ord(Site::Wake)) == 1 {
+                break;
             }
             futex::wait(record.notice(), notices, due);
         }
@@ -650,7 +656,7 @@ impl Shared {
     /// Closes the session's record: nobody beats any more.
     fn leave(&self) {
         // One that a slot still names is left to whoever collects: that one looks at the slots.
-        if !self.holds_any() {
+        if !(self.is_table_gone() && self.holds_any()) {
             self.record().close();
         }
         // Whoever has inherited the witness keeps no session in use that is over.
@@ -675,9 +681,9 @@ impl Shared {
         None
     }
 
-    /// Whether this process's session, of which nobody has a handle, gives its record back now.
-    fn is_ending(&self) -> bool {
-        !self.gate.is_wiped() && !matches!(*self.lingering.lock(), Lingering::On(_))
+    /// Whether it goes on without handles.
+    fn lingers(&self) -> bool {
+        matches!(*self.lingering.lock(), Lingering::On(_))
     }
 
     /// Whether the table is nowhere any more. One that was moved away may come back.
@@ -707,16 +713,13 @@ impl Shared {
     }
 
     /// Ends a session that goes on without handles for nothing: its table is gone, or the
-    /// forgotten grant was taken from it. True if it ends.
-    fn end_lingering(&self) -> bool {
-        let lingers = matches!(*self.lingering.lock(), Lingering::On(_));
-        let ends = lingers && self.stop_lingering();
-        if ends {
+    /// forgotten grant was taken from it.
+    fn end_lingering(&self) {
+        if self.lingers() && self.stop_lingering() {
             // The application's, and so is what dropping them does.
             let calls = std::mem::take(&mut *self.lost_calls.lock());
             let _ = self.aside(move || drop(calls));
         }
-        ends
     }
 
     /// The descriptors that are known by their file alone.
@@ -840,6 +843,43 @@ mod tests {
             assert!(take().is_some_and(|call| &*call.name == "job"));
         })
         .join();
+    }
+
+    #[test]
+    fn in_a_forked_child_the_keeper_is_nobodys_though_another_thread_had_it_locked() {
+        let _watchdog = Watchdog::start();
+        let (_dir, table) = open();
+        let lock = table.lock("job").unwrap();
+        let _locked = lock.session().keeper.lock();
+        Child::fork(|| {
+            let session = lock.session();
+            assert!(!session.has_keeper());
+            assert!(session.unless_kept(|| ()).is_none());
+            session.start_keeper().unwrap();
+        })
+        .join();
+    }
+
+    /// A closed one is taken over unswept: by one whose PID is the same in a namespace of its own,
+    /// it was the very owner that the slot named.
+    #[test]
+    fn a_record_that_a_slot_of_a_lost_table_still_names_is_not_closed() {
+        let _watchdog = Watchdog::start();
+        for is_forgotten in [true, false] {
+            let (dir, table) = open();
+            let lock = table.lock("job").unwrap();
+            let shared = Arc::clone(&lock.session().shared);
+            if is_forgotten {
+                std::mem::forget(lock.acquire().unwrap());
+            }
+            fs::remove_file(dir.path().join("t")).unwrap();
+            drop((lock, table));
+            // The keeper's is gone once it has ended.
+            while Arc::strong_count(&shared) > 1 {
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert_eq!(shared.record().is_active(), is_forgotten);
+        }
     }
 
     /// Who may only read a table held up each opening for a second, and all forks with it.

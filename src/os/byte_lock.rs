@@ -293,8 +293,7 @@ mod tests {
         let table = Table::new();
         let (holder, asker) = (table.open(), table.open());
         let is_locked = || is_locked_for_writing(asker.as_fd(), BYTE).unwrap();
-        let shared = range(libc::F_RDLCK, BYTE, 1);
-        fcntl(&holder, FcntlArg::F_OFD_SETLK(&shared)).unwrap();
+        lock_for_reading(holder.as_fd(), BYTE).unwrap();
         assert!(any_locked(asker.as_fd(), BYTE, 1).unwrap());
         assert!(!is_locked());
         assert!(try_lock(holder.as_fd(), BYTE).unwrap());
