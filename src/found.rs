@@ -9,15 +9,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A name of a session's table, and the slot that it was found in. That changes when the name was
 /// recycled and came back elsewhere.
-#[derive(Clone)]
 pub(crate) struct FoundName {
     session: Arc<Session>,
-    at: FoundAt,
+    /// A [`Found`], whose number is always of a slot that the session's table has.
+    found: AtomicU64,
 }
-
-/// A [`Found`] for several threads. The number in it is always of a slot that its session's table
-/// has.
-struct FoundAt(AtomicU64);
 
 /// Where a name was found at one moment: the slot's number above its rename count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +23,7 @@ impl FoundName {
     pub(crate) fn new(session: &Arc<Session>, place: Resolved) -> Self {
         Self {
             session: Arc::clone(session),
-            at: FoundAt(AtomicU64::new(Found::in_table_of(session, place).0)),
+            found: AtomicU64::new(Found::in_table_of(session, place).0),
         }
     }
 
@@ -39,7 +35,7 @@ impl FoundName {
     /// Where the name was found last.
     #[inline(always)]
     pub(crate) fn found(&self) -> Found {
-        Found(self.at.0.load(Ordering::Relaxed))
+        Found(self.found.load(Ordering::Relaxed))
     }
 
     /// The same, and the slot, without another look at whether there is one of that number: each
@@ -50,21 +46,23 @@ impl FoundName {
         let slots = self.session.view.mapping.slots();
         // SAFETY: what is stored was compared with the number of the session's slots, and neither
         // the session nor its mapping is ever another.
-        (found, unsafe {
-            slots.get_unchecked(found.index() as usize)
-        })
+        let slot = unsafe { slots.get_unchecked(found.index() as usize) };
+        (found, slot)
     }
 
     /// The name was found anew.
     pub(crate) fn move_to(&self, place: Resolved) {
         let found = Found::in_table_of(&self.session, place);
-        self.at.0.store(found.0, Ordering::Relaxed);
+        self.found.store(found.0, Ordering::Relaxed);
     }
 }
 
-impl Clone for FoundAt {
+impl Clone for FoundName {
     fn clone(&self) -> Self {
-        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+        Self {
+            session: Arc::clone(&self.session),
+            found: AtomicU64::new(self.found().0),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::os::fork::Gate;
 use crate::protocol::names::{Full, Key, NamingWords, RENAMES_MASK, Resolved};
 use crate::protocol::slot::{Grant, Left, Slot, Taken};
 use crate::protocol::wait;
-use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
+use crate::protocol::word::{GENERATION_SHIFT, Identity, Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, Shared, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Futex;
@@ -57,7 +57,7 @@ enum Guess {
 }
 
 impl LastGrant {
-    const TOKEN_SHIFT: u32 = 2;
+    const TOKEN_SHIFT: u32 = GENERATION_SHIFT;
     /// With the token of a grant: whether the next follows it is yet to be seen.
     const DOUBTED: u64 = 0b10;
     /// With the token of a grant: the slot was kept after it or, with `DOUBTED`, before it.
@@ -89,7 +89,8 @@ impl LastGrant {
         bits.wrapping_add(1 << Self::TOKEN_SHIFT)
     }
 
-    /// The token before that of `next`.
+    /// The token before that of `next`: made of that, so that the compiler knows the epoch which
+    /// `follow` compares for the one that `take_after` has compared.
     #[inline(always)]
     const fn token_before(next: u64) -> u64 {
         (next >> Self::TOKEN_SHIFT).wrapping_sub(1)
@@ -168,11 +169,7 @@ impl LastGrant {
 }
 
 const _: () = assert!(size_of::<Lock>() == 32);
-// Else words are made of it with a shift.
-const _: () = assert!(
-    OwnerWord::released_at(1).bits() & !OwnerWord::released_at(0).bits()
-        == 1 << LastGrant::TOKEN_SHIFT
-);
+const _: () = assert!(LastGrant::DOUBTED + LastGrant::KEPT < 1 << LastGrant::TOKEN_SHIFT);
 
 impl Clone for Lock {
     fn clone(&self) -> Self {
@@ -336,6 +333,7 @@ impl Lock {
     #[inline(always)]
     fn grab(&self) -> Option<Granted<'_>> {
         let session: &Shared = self.session();
+        // Once: behind the compare-and-swap it would be loaded again.
         let gate: &Gate = &session.gate;
         let me = Identity::from_bits(gate.pass()?);
         let (found, slot) = self.place.look();
@@ -409,8 +407,9 @@ impl Lock {
         /// A slot may be renamed under a handle again and again in a table that is too
         /// small; this often in a row, it is a damaged one.
         const MAX_RENAMES: u32 = 1000;
+        let session = self.session();
         for _ in 0..MAX_RENAMES {
-            if let Some(why) = self.session().closed() {
+            if let Some(why) = session.closed() {
                 return Err(why.into());
             }
             self.last.doubt();
@@ -418,31 +417,25 @@ impl Lock {
             let place = found.resolved();
             // Where it stands, it ends: a copy of it would be on a waiter's way to its grant.
             let (outcome, cause, ended_ns) = {
-                let mut blocking = Blocking::new(self.session(), place, patience);
-                let outcome = wait::acquire(slot, self.session().identity, &mut blocking);
+                let mut blocking = Blocking::new(session, place, patience);
+                let outcome = wait::acquire(slot, session.identity, &mut blocking);
                 let taken = outcome.as_ref().ok().map(Grant::from);
                 let ended_ns = blocking.end(taken);
                 (outcome, blocking.cause, ended_ns)
             };
             match outcome {
                 Ok(grant) => {
-                    if let Some(granted) = self.confirm(
-                        self.session(),
-                        &self.session().gate,
-                        slot,
-                        found,
-                        grant,
-                        cause,
-                    ) {
+                    let gate = &session.gate;
+                    if let Some(granted) = self.confirm(session, gate, slot, found, grant, cause) {
                         // A slot that is found vacant is taken without a look at that.
-                        if let Some(why) = self.session().closed() {
+                        if let Some(why) = session.closed() {
                             undo(slot, grant.word(), grant.epoch(), grant.from(), cause);
                             return Err(why.into());
                         }
                         // What its own threads pass among them is one turn: else two of
                         // them could go on for ever.
-                        if !grant.from().is_kept_by(self.session().identity) {
-                            let turns = &self.session().contention.turns;
+                        if !grant.from().is_kept_by(session.identity) {
+                            let turns = &session.contention.turns;
                             turns.begin(place.slot, grant.word(), ended_ns);
                         }
                         // A guard first: should a log subscriber panic, it releases.
@@ -457,7 +450,7 @@ impl Lock {
                 Err(Stop::Closed) => continue,
                 Err(Stop::Renamed) => {}
             }
-            let place = find_or_create(self.session(), self.name(), patience)?;
+            let place = find_or_create(session, self.name(), patience)?;
             self.place.move_to(place);
         }
         Err(self.corrupt(self.place.look().1.owner()))
@@ -780,11 +773,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
-        let (place, turns) = (
-            lock.place.found().resolved(),
-            &lock.session().contention.turns,
-        );
-        let slot = lock.session().view.slot(place.slot);
+        let (found, slot) = lock.place.look();
+        let (place, turns) = (found.resolved(), &lock.session().contention.turns);
         let supposes_kept = |handle: &Lock| matches!(handle.last.guess(), Guess::Kept(_));
         let mut token = lock.acquire().unwrap().token().0;
         let mut pass = |handle: &Lock| {
@@ -855,11 +845,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let table = LockTable::open(dir.path().join("t")).unwrap();
         let lock = table.lock("job").unwrap();
-        let (place, turns) = (
-            lock.place.found().resolved(),
-            &lock.session().contention.turns,
-        );
-        let slot = lock.session().view.slot(place.slot);
+        let (found, slot) = lock.place.look();
+        let (place, turns) = (found.resolved(), &lock.session().contention.turns);
         let got_after = |pid| {
             std::mem::forget(lock.acquire().unwrap());
             assert!(wait::vacate(slot, slot.owner(), Vacancy::Kept(pid), &Futex));
@@ -930,11 +917,7 @@ mod tests {
             assert_eq!(slot.view().unwrap().token, before + across);
         }
         // And while it guesses.
-        slot.leave_released(epochs(7) - 3);
-        lock.last.doubt();
-        lock.last
-            .0
-            .store(LastGrant::bits(epochs(7) - 3, 0), Ordering::Relaxed);
+        suppose_left(&lock, epochs(7) - 3);
         for grants in 1..=6 {
             assert!(guesses(&lock));
             assert_eq!(lock.acquire().unwrap().token().0, epochs(7) - 3 + grants);
@@ -957,13 +940,8 @@ mod tests {
     #[test]
     fn a_token_beyond_all_that_are_made_is_no_panic() {
         let (_dir, _table, lock) = guessing();
-        let slot = lock.place.look().1;
         for last in [(1 << 62) - 2, (1 << 62) - 1, u64::MAX - 6_000] {
-            slot.leave_released(last);
-            lock.last.doubt();
-            lock.last
-                .0
-                .store(LastGrant::bits(last, 0), Ordering::Relaxed);
+            suppose_left(&lock, last);
             for grants in 1..=3 * LastGrant::GRANTS_A_CHECK {
                 assert_eq!(lock.acquire().unwrap().token().0, last + grants);
             }
@@ -991,6 +969,13 @@ mod tests {
         assert!(guesses(&lock));
         let refused = lock.try_acquire().map(drop);
         assert!(matches!(refused, Err(AcquireError::TableReplaced(_))));
+    }
+
+    /// As if the handle's last grant had been the slot's, with this token.
+    fn suppose_left(lock: &Lock, token: u64) {
+        lock.place.look().1.leave_released(token);
+        let bits = LastGrant::bits(token, 0);
+        lock.last.0.store(bits, Ordering::Relaxed);
     }
 
     fn guesses(lock: &Lock) -> bool {

@@ -679,6 +679,17 @@ fn a_child_forked_during_an_opening_inherits_no_session() {
     breeder.say("done");
 }
 
+/// Forks a child that opens a table, drops it, and leaves with 0: the child's PID.
+fn fork_one_that_opens(path: &str) -> u32 {
+    sys::fork().unwrap_or_else(|| {
+        // Its end, should it hang.
+        nix::unistd::alarm::set(20);
+        // To drop it waits for the keeper that it has begun.
+        let opened = LockTable::open(path).map(drop);
+        sys::leave(i32::from(opened.is_err()))
+    })
+}
+
 /// Opens its first table while another thread forks; says how that child's opening went.
 fn beginner(boss: &mut Boss) {
     let path = boss.hear();
@@ -689,13 +700,7 @@ fn beginner(boss: &mut Boss) {
             while !go.load(Ordering::Acquire) {
                 std::hint::spin_loop();
             }
-            let Some(child) = sys::fork() else {
-                // Its end, should it hang.
-                nix::unistd::alarm::set(20);
-                // To drop it waits for the keeper that it has begun.
-                let opened = LockTable::open(&path).map(drop);
-                sys::leave(i32::from(opened.is_err()));
-            };
+            let child = fork_one_that_opens(&path);
             let child = nix::unistd::Pid::from_raw(child.cast_signed());
             nix::sys::wait::waitpid(child, None).expect("our child")
         });
@@ -741,14 +746,7 @@ fn employer(boss: &mut Boss) {
                 }
             });
         }
-        let hangs = |_: &u32| {
-            let Some(child) = sys::fork() else {
-                nix::unistd::alarm::set(20);
-                let opened = LockTable::open(&path).map(drop);
-                sys::leave(i32::from(opened.is_err()));
-            };
-            sys::exit_code(child) != Some(0)
-        };
+        let hangs = |_: &u32| sys::exit_code(fork_one_that_opens(&path)) != Some(0);
         let hung = (0..1_500).filter(hangs).take(1).count();
         is_over.store(true, Ordering::Relaxed);
         hung

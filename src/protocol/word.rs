@@ -32,7 +32,8 @@ const PID_BITS: u32 = 22;
 
 const QUEUE_BITS: u32 = 2;
 
-const GENERATION_SHIFT: u32 = QUEUE_BITS;
+/// Where the generation is in a word: above the queue.
+pub const GENERATION_SHIFT: u32 = QUEUE_BITS;
 const SESSION_SHIFT: u32 = GENERATION_SHIFT + GENERATION_BITS;
 const PID_SHIFT: u32 = SESSION_SHIFT + SESSION_BITS;
 

@@ -31,10 +31,11 @@ Examples:
   caslock run counter -- sh -c './write --token \"$CASLOCK_TOKEN\"'
 
 The command runs without a shell, with this terminal and stdin, and gets every signal
-that is sent to caslock: one that is sent to both, as to all of a process group, it gets twice
-(under systemd, set KillMode=mixed). If caslock is killed, even by SIGKILL, the command is killed too
-(a command that changes its user on exec, like sudo, is out of reach); what it has started
-in turn goes on, so that a script does best to exec the program that it ends in.
+that is sent to caslock: twice, if that is sent to all of a process group or service
+(under systemd, set KillMode=mixed). If caslock is killed, even by SIGKILL, the command
+is killed too (a command that changes its user on exec, like sudo, is out of reach);
+what it has started in turn goes on, so that a script does best to exec the program
+that it ends in.
 
 Where all sessions of the table are in use, by holders and waiters, it waits for one as for
 the lock; with -n, once -w is over, or inside of a job of another `caslock run`, it exits with

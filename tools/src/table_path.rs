@@ -81,7 +81,7 @@ fn default_directory(runtime: Option<OsString>, user: u32) -> PathBuf {
 }
 
 fn make(directory: &Path) -> anyhow::Result<()> {
-    check_runtime(directory)?;
+    directory.parent().map_or(Ok(()), check_place)?;
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => Ok(()),
         // Somebody was faster: ourselves in another process, or an intruder.
@@ -92,23 +92,27 @@ fn make(directory: &Path) -> anyhow::Result<()> {
 
 /// A directory that root makes in another user's runtime directory, which `su` leaves set, would be
 /// of no use to that user any more.
-fn check_runtime(directory: &Path) -> anyhow::Result<()> {
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let runtime = runtime.filter(|runtime| directory.parent() == Some(runtime));
-    let Some(Ok(found)) = runtime.as_ref().map(fs::metadata) else {
+fn check_place(place: &Path) -> anyhow::Result<()> {
+    // Where that cannot be asked, nothing can be made there.
+    let Ok(found) = fs::metadata(place) else {
         return Ok(());
     };
-    let user = geteuid().as_raw();
-    if found.uid() == user {
+    let (owner, user) = (found.uid(), geteuid().as_raw());
+    if may_hold_default(owner, user) {
         return Ok(());
     }
     let message = format!(
-        "{}, the XDG_RUNTIME_DIR, belongs to user {}, not to user {user}; refused as the place of the \
-         default table (name a table with --table)",
-        directory.parent().unwrap_or(directory).display(),
-        found.uid()
+        "{}: belongs to user {owner}, not to user {user}; refused as the place of the default table \
+         (name a table with --table)",
+        place.display()
     );
     Err(Refusal::new(ExitCode::Permission, message).into())
+}
+
+/// One's own directory, or one that is everybody's, as /tmp is where a container has nothing else.
+fn may_hold_default(owner: u32, user: u32) -> bool {
+    const ROOT: u32 = 0;
+    [user, ROOT].contains(&owner)
 }
 
 /// Whether the directory is there, and an error if it is not to be trusted: /dev/shm is
@@ -154,6 +158,12 @@ fn refuse(directory: &Path, error: &io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_default_table_may_lie_in_ones_own_directory_or_in_roots() {
+        assert!(may_hold_default(7, 7) && may_hold_default(0, 7) && may_hold_default(0, 0));
+        assert!(!may_hold_default(7, 0) && !may_hold_default(8, 7));
+    }
 
     #[test]
     fn the_runtime_directory_comes_first_unless_it_is_relative_or_empty() {
