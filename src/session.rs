@@ -24,7 +24,7 @@ use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
 use crate::protocol::ordering::Site;
-use crate::protocol::reclaim;
+use crate::protocol::reclaim::{self, Bytes};
 use crate::protocol::session::{Credentials, SessionRecord, Watch};
 use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
@@ -373,32 +373,44 @@ impl Drop for Session {
 
 /// Finds a session record that nobody has, and locks its byte through `fd`.
 fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
-    let lock = |index: u32| {
-        byte_lock::try_lock(fd, byte_lock::session_byte(index))
-            .map_err(io_error(&view.path, "locking a session's byte"))
-    };
-    let records = (0_u32..).zip(view.mapping.sessions());
-    // Detached or never used: no slot can name it, so it needs no sweep.
-    for (index, _) in records.filter(|(_, record)| !record.is_active()) {
-        if !lock(index)? {
-            continue;
-        }
-        if !view.record(index).is_some_and(SessionRecord::is_active) {
-            return Ok(index);
-        }
-        // Another session was here in between, and died. Kept locked it would seem alive.
-        let _ = byte_lock::unlock(fd, byte_lock::session_byte(index));
+    let io = |doing| io_error(&view.path, doing);
+    let (slots, records) = (view.mapping.slots(), view.mapping.sessions());
+    let claim = || reclaim::claim(records, &ByteLocks(fd));
+    if let Some(index) = claim().map_err(io("locking a session's byte"))? {
+        return Ok(index);
     }
-    // Every record has been used. Collecting the dead ones' takes all their bytes for a
-    // moment, in which they look like the living's: another that came to collect would
-    // find the table full.
-    let turn = wait_for_turn(fd).map_err(io_error(&view.path, "locking the session records"))?;
-    let collected = collect_records(view, fd, lock);
+    // Every record has been used. Who collects has the bytes of the dead for a moment each:
+    // another that came to collect might find the table full.
+    let turn = wait_for_turn(fd).map_err(io("locking the session records"))?;
+    let claimed = reclaim::collect(slots, records, &ByteLocks(fd), &Futex).and_then(|()| claim());
     if turn {
         // Kept too long at worst: until this session ends.
         let _ = byte_lock::unlock(fd, byte_lock::COLLECT_BYTE);
     }
-    collected
+    let claimed = claimed.map_err(io("freeing the records of dead sessions"))?;
+    claimed.ok_or_else(|| OpenError::SessionsFull {
+        path: view.path.clone(),
+        sessions: view.geometry.sessions,
+    })
+}
+
+/// The sessions' bytes, through an open file description that has none of them yet.
+struct ByteLocks<'a>(BorrowedFd<'a>);
+
+impl Bytes for ByteLocks<'_> {
+    type Error = io::Error;
+
+    fn is_held(&self, session: u32) -> io::Result<bool> {
+        byte_lock::is_locked_for_writing(self.0, byte_lock::session_byte(session))
+    }
+
+    fn try_lock(&self, session: u32) -> io::Result<bool> {
+        byte_lock::try_lock(self.0, byte_lock::session_byte(session))
+    }
+
+    fn unlock(&self, session: u32) -> io::Result<()> {
+        byte_lock::unlock(self.0, byte_lock::session_byte(session))
+    }
 }
 
 /// Waits until no other process collects records. False when it does not come to that:
@@ -419,47 +431,6 @@ fn wait_for_turn(fd: BorrowedFd<'_>) -> io::Result<bool> {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(true)
-}
-
-/// Frees the records of all sessions that are dead, keeping one and its byte.
-fn collect_records(
-    view: &View,
-    fd: BorrowedFd<'_>,
-    lock: impl Fn(u32) -> Result<bool, OpenError>,
-) -> Result<u32, OpenError> {
-    // Those whose byte can be locked are the dead ones'. One pass over the slots serves
-    // them all.
-    let mut dead = Vec::new();
-    for index in 0..view.geometry.sessions {
-        if lock(index)? {
-            dead.push(index);
-        }
-    }
-    let sessions = view.geometry.sessions;
-    let Some((&mine, others)) = dead.split_first() else {
-        return Err(OpenError::SessionsFull {
-            path: view.path.clone(),
-            sessions,
-        });
-    };
-    let mut is_dead = vec![false; sessions as usize];
-    dead.iter()
-        .for_each(|&index| is_dead[index as usize] = true);
-    reclaim::sweep(
-        view.mapping.slots(),
-        |session| is_dead.get(session as usize).copied().unwrap_or(false),
-        &Futex,
-    );
-    for &index in &dead {
-        if let Some(record) = view.record(index) {
-            record.close();
-        }
-    }
-    for &index in others {
-        // Kept too long at worst: until this session ends.
-        let _ = byte_lock::unlock(fd, byte_lock::session_byte(index));
-    }
-    Ok(mine)
 }
 
 impl Shared {
@@ -903,6 +874,70 @@ mod tests {
             drop(LockTable::open(&path).unwrap());
         })
         .join();
+    }
+
+    /// A table of two sessions, one of them dead: it owns the slot of "job", and its byte alone
+    /// tells that it is dead.
+    fn left_by_the_dead() -> (tempfile::TempDir, LockTable) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        LockTable::options().sessions(2).create(&path).unwrap();
+        let table = LockTable::open(&path).unwrap();
+        Child::fork(|| {
+            let options = LockTable::options().share_witness(true);
+            let table = options.open(&path).unwrap();
+            let lock = table.lock("job").unwrap();
+            std::mem::forget(lock.acquire().unwrap());
+            std::mem::forget((lock, table));
+        })
+        .join();
+        (dir, table)
+    }
+
+    #[test]
+    fn who_may_only_read_makes_nobody_look_alive() {
+        let (dir, table) = left_by_the_dead();
+        let reader = fs::File::open(dir.path().join("t")).unwrap();
+        byte_lock::lock_for_reading(reader.as_fd(), byte_lock::session_byte(1)).unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.try_acquire().unwrap();
+        assert!(guard.previous().departed().is_some());
+    }
+
+    #[test]
+    fn wherever_a_collector_is_stopped_the_dead_look_dead() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = left_by_the_dead();
+        let lock = table.lock("job").unwrap();
+        let view = &lock.session().view;
+        let holder_in = |slot: &Slot| match slot.owner().owner() {
+            Owner::Held(holder) => Some(holder),
+            _ => None,
+        };
+        let slots = view.mapping.slots().iter();
+        let (slot, holder) = slots
+            .filter_map(|slot| Some((slot, holder_in(slot)?)))
+            .next()
+            .unwrap();
+        let Some(collector) = Child::stopping_at_its_calls(|| {
+            let options = LockTable::options().attended(true);
+            drop(options.open(dir.path().join("t")).unwrap());
+        }) else {
+            return;
+        };
+        let (mut beside_the_dead, mut after) = (0, 0);
+        while collector.goes_on_to_its_next_call() {
+            if holder_in(slot) == Some(holder) {
+                beside_the_dead += 1;
+                assert_eq!(view.is_dead(holder), Some(true));
+            } else {
+                after += 1;
+            }
+        }
+        assert!(
+            beside_the_dead > 0 && after > 0,
+            "{beside_the_dead}, {after}"
+        );
     }
 
     /// Its number was another's by then, who lost it when the first session ended.

@@ -131,6 +131,11 @@ impl World {
             .is_ok()
     }
 
+    /// Who has a session's byte, and is no session after all, gives it back.
+    pub fn let_go(&self, session: u32) {
+        self.dead[session as usize].swap(1, Ordering::Release);
+    }
+
     /// Whether the session's byte is free: certain, and ordered after its last act. The
     /// kernel answers by what is so, never by what was: a read-modify-write.
     #[must_use]

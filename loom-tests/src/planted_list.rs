@@ -327,4 +327,49 @@ pub const PLANTED: &[Bug] = &[
         wrong: &["        fence(ord(Site::RenameFence));"],
         scenarios: &["records"],
     },
+    Bug {
+        module: "record_closed_unswept",
+        story: "A dead session's record that is closed before its slots are swept.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["dead.push(is_dead.then_some(life));"],
+        wrong: &[
+            "dead.push(is_dead.then_some(life));
+             if is_dead { record.close(); }",
+        ],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "record_closed_unlooked",
+        story: "A record that is closed though another session has been there since.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["if is_still(record, life) {"],
+        wrong: &["{"],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "swept_unlooked",
+        story: "A sweep that does not look whether another session has come into the record.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["record.is_some_and(|record| is_still(record, dead[session]))"],
+        wrong: &["record.is_some() && dead[session].is_some()"],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "byte_before_sweep",
+        story: "A collector that has the byte of a dead session whose slots it still sweeps.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &[
+            "let is_dead = record.is_active() && !bytes.is_held(index)?;",
+            "if life.is_none() || !bytes.try_lock(index)? {",
+        ],
+        wrong: &[
+            "let is_dead = record.is_active() && bytes.try_lock(index)?;",
+            "if life.is_none() {",
+        ],
+        scenarios: &["sessions"],
+    },
 ];

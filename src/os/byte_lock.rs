@@ -72,7 +72,7 @@ pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result
 }
 
 /// Whether any other open file description than this has the byte to itself: who may only read
-/// the file cannot.
+/// the file cannot, and so makes nobody look alive.
 ///
 /// # Errors
 ///
@@ -186,10 +186,10 @@ impl Probe {
         self.bytes
     }
 
-    /// Whether any open file description but the probe's own holds the byte; `None` if
-    /// that could not be asked.
+    /// Whether any open file description but the probe's own has the byte to itself, as a session
+    /// has; `None` if that could not be asked.
     pub(crate) fn is_locked(&self, byte: u64) -> Option<bool> {
-        self.any_locked(byte, 1)
+        self.ask(|kept| kept.ask(|fd| is_locked_for_writing(fd, byte).ok()))
     }
 
     /// Whether any of `len` bytes from `first` on is held; `None` if it could not be asked.
@@ -292,12 +292,15 @@ mod tests {
     fn who_may_only_read_has_no_byte_to_itself() {
         let table = Table::new();
         let (holder, asker) = (table.open(), table.open());
+        let probe = table.probe();
         let is_locked = || is_locked_for_writing(asker.as_fd(), BYTE).unwrap();
         lock_for_reading(holder.as_fd(), BYTE).unwrap();
         assert!(any_locked(asker.as_fd(), BYTE, 1).unwrap());
         assert!(!is_locked());
+        assert_eq!(probe.is_locked(BYTE), Some(false));
         assert!(try_lock(holder.as_fd(), BYTE).unwrap());
         assert!(is_locked());
+        assert_eq!(probe.is_locked(BYTE), Some(true));
     }
 
     #[test]

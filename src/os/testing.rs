@@ -91,6 +91,48 @@ impl Child {
         }
     }
 
+    /// Forks as [`fork`](Self::fork) does a child that stops before and after each of its system
+    /// calls, for this thread to have it [go on](Self::goes_on_to_its_next_call); `None` where
+    /// nobody may be traced, which it says.
+    pub(crate) fn stopping_at_its_calls(body: impl FnOnce()) -> Option<Self> {
+        const REFUSED: i32 = 77;
+        let child = Self::fork(|| {
+            // SAFETY:
+            // - reads and writes nobody's memory.
+            if unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0 {
+                // SAFETY:
+                // - ends the child without the parent's exit handlers.
+                unsafe { libc::_exit(REFUSED) }
+            }
+            nix::sys::signal::raise(Signal::SIGSTOP).expect("raise");
+            body();
+        });
+        match waitpid(child.0, None).expect("waitpid") {
+            WaitStatus::Stopped(..) => Some(child),
+            WaitStatus::Exited(_, REFUSED) => {
+                std::mem::forget(child);
+                skip("nobody may be traced");
+                None
+            }
+            status => panic!("{status:?}"),
+        }
+    }
+
+    /// Whether it has stopped at a call once more; it has exited, with 0, if not.
+    pub(crate) fn goes_on_to_its_next_call(&self) -> bool {
+        // SAFETY:
+        // - lets a child go on that is this thread's and stopped.
+        let goes_on = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.0.as_raw(), 0, 0) };
+        assert_eq!(goes_on, 0, "{}", io::Error::last_os_error());
+        match waitpid(self.0, None).expect("waitpid") {
+            WaitStatus::Stopped(..) => true,
+            status => {
+                assert_eq!(status, WaitStatus::Exited(self.0, 0));
+                false
+            }
+        }
+    }
+
     /// Waits for its end, and reaps it.
     fn status(self) -> WaitStatus {
         let status = waitpid(self.0, None).expect("waitpid");

@@ -1,9 +1,11 @@
-//! Cleaning up behind sessions that are gone: the sweep, and the reset after a reboot.
+//! Cleaning up behind sessions that are gone: the sweep, their records, and the reset after a
+//! reboot.
 //!
 //! Each step is one CAS from an exact word, so a cleaner that dies leaves the rest for
 //! the next one, and two cleaners do no harm.
 
 use super::names::{Names, NamingWords};
+use super::session::{LifeSign, SessionRecord};
 use super::slot::Slot;
 use super::sync::Ordering;
 use super::wait::{self, Wake};
@@ -13,9 +15,114 @@ use super::word::{Owner, OwnerWord, Queue, Vacancy};
 /// more grants than one name can have had since its page was last written back.
 pub const RESET_TOKENS: u64 = 1 << 40;
 
+/// Who lives, by the kernel's word: each session has its byte to itself, from before it opens
+/// its record until nothing of it can act any more.
+pub trait Bytes {
+    /// Why the kernel could not be asked.
+    type Error;
+
+    /// Whether somebody else has the session's byte.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn is_held(&self, session: u32) -> Result<bool, Self::Error>;
+
+    /// Takes the byte; false if somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn try_lock(&self, session: u32) -> Result<bool, Self::Error>;
+
+    /// Gives the byte back.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn unlock(&self, session: u32) -> Result<(), Self::Error>;
+}
+
+/// Takes the byte of a record that was closed or never used, so that no slot names it; `None`
+/// if none is to be had.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn claim<B: Bytes>(records: &[SessionRecord], bytes: &B) -> Result<Option<u32>, B::Error> {
+    let records = (0_u32..).zip(records);
+    for (index, record) in records.filter(|(_, record)| !record.is_active()) {
+        if !bytes.try_lock(index)? {
+            continue;
+        }
+        if !record.is_active() {
+            return Ok(Some(index));
+        }
+        // Another session was here in between, and died. Its byte held would make it look alive.
+        bytes.unlock(index)?;
+    }
+    Ok(None)
+}
+
+/// Frees the records of all sessions that are dead, and the slots that they own before that.
+///
+/// A byte is taken only once no slot names its session any more: until then a collector that is
+/// stopped would make the dead look alive.
+///
+/// # Errors
+///
+/// When the kernel refuses. What is left then is left for the next.
+pub fn collect<B: Bytes>(
+    slots: &[Slot],
+    records: &[SessionRecord],
+    bytes: &B,
+    waker: &impl Wake,
+) -> Result<(), B::Error> {
+    let mut dead = Vec::with_capacity(records.len());
+    for (index, record) in (0_u32..).zip(records) {
+        // In this order: whoever had come into the record by then had its byte.
+        let life = record.life_sign();
+        let is_dead = record.is_active() && !bytes.is_held(index)?;
+        dead.push(is_dead.then_some(life));
+    }
+    // One pass over the slots serves them all.
+    sweep(
+        slots,
+        |session| {
+            let session = session as usize;
+            let record = records.get(session);
+            record.is_some_and(|record| is_still(record, dead[session]))
+        },
+        waker,
+    );
+    for ((index, record), &life) in (0_u32..).zip(records).zip(&dead) {
+        if life.is_none() || !bytes.try_lock(index)? {
+            continue;
+        }
+        // If not, somebody else has collected it, and its next session may have died since.
+        if is_still(record, life) {
+            record.close();
+        }
+        bytes.unlock(index)?;
+    }
+    Ok(())
+}
+
+/// Whether a record still is of the session that was found dead in it.
+fn is_still(record: &SessionRecord, dead: Option<LifeSign>) -> bool {
+    dead.is_some_and(|dead| record.life_sign().is_same_session(&dead))
+}
+
 /// Vacates every slot that a dead session still owns, as `Died`, and wakes its waiters.
-/// `is_dead` must be certain, and stay so until the sweep has ended: the sweeper holds
-/// the byte locks of the sessions that it names.
+///
+/// `is_dead` is asked after an owner word was read, about the session that wrote that word, and
+/// must be certain. Where another may have come into that one's record since it was found dead,
+/// the record tells: who reads a word of the newcomer's sees its state, too ([`Site::Grant`],
+/// which comes after [`Site::Record`], with [`Site::Owner`]).
+///
+/// [`Site::Grant`]: super::ordering::Site::Grant
+/// [`Site::Record`]: super::ordering::Site::Record
+/// [`Site::Owner`]: super::ordering::Site::Owner
 pub fn sweep(slots: &[Slot], is_dead: impl Fn(u32) -> bool, waker: &impl Wake) -> usize {
     let mut swept = 0;
     for slot in slots {

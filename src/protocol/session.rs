@@ -148,7 +148,7 @@ impl SessionRecord {
     }
 
     /// Whether the record's last session did not detach, so that slots may still name it.
-    /// Whoever holds the byte sweeps them before opening the record anew.
+    /// They are freed before it is closed and opened anew ([`collect`](super::reclaim::collect)).
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state.load(ord(Site::RecordRead)) & 1 == 1

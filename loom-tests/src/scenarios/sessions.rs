@@ -1,13 +1,14 @@
 //! Attaching, detaching and what is left in between: the byte, the sweep, the record.
 //!
-//! What order they come in is not the protocol's part but its caller's: here it stands in
-//! the models, with the bugs. A session detaches in the order sweep, close, byte; it
-//! attaches in the order byte, sweep if the record is active, close, open.
+//! A session attaches in the order collect if no record is free, claim, open; it detaches in
+//! the order close, byte.
 
+use std::convert::Infallible;
+use std::slice;
 use std::sync::Arc;
 
 use super::super::model::{Actor, Judge, Sleep, World, act, finish};
-use super::super::protocol::reclaim::sweep;
+use super::super::protocol::reclaim::{Bytes, claim, collect};
 use super::super::protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -19,15 +20,6 @@ const RECORD: u32 = 0;
 
 /// An heir of another session.
 const HEIR: u32 = 1;
-
-/// The order in which a dead session's slots and its record are dealt with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// The slots first.
-    SweptFirst,
-    /// The record first, which then says that there is nothing to sweep.
-    ClosedFirst,
-}
 
 /// A table with session records.
 #[derive(Debug)]
@@ -62,34 +54,41 @@ impl Table {
         Arc::new(table)
     }
 
-    /// Attaches as `pid`; false if somebody else has the byte.
-    fn attach(&self, pid: u32, order: Order) -> bool {
-        if !self.world.try_revive(RECORD) {
+    /// Frees the record, if its session is dead.
+    fn collect(&self) {
+        let waker = Actor::new(&self.world, RECORD);
+        let Ok(()) = collect(&self.world.slots, self.records(), &*self.world, &waker);
+    }
+
+    /// Attaches as `pid`; false if somebody else has the record.
+    fn attach(&self, pid: u32) -> bool {
+        let claim = || {
+            let Ok(claimed) = claim(self.records(), &*self.world);
+            claimed
+        };
+        let claimed = claim().or_else(|| {
+            self.collect();
+            claim()
+        });
+        if claimed.is_none() {
             return false;
         }
-        let waker = Actor::new(&self.world, RECORD);
-        let sweep = || {
-            let _ = sweep(&self.world.slots, |session| session == RECORD, &waker);
-        };
-        let active = self.record.is_active();
-        match (active, order) {
-            (false, _) => {}
-            (true, Order::SweptFirst) => {
-                sweep();
-                self.record.close();
-            }
-            (true, Order::ClosedFirst) => {
-                self.record.close();
-                sweep();
-            }
-        }
-        let owner = self.world.slot().owner().owner();
         assert!(
-            !matches!(owner, Owner::Held(holder) if holder.session() == RECORD),
+            !self.is_named(),
             "a session begins with a slot of its predecessor"
         );
         self.record.open(&credentials(pid));
         true
+    }
+
+    fn records(&self) -> &[SessionRecord] {
+        slice::from_ref(&self.record)
+    }
+
+    /// Whether the slot is held in the record's name.
+    fn is_named(&self) -> bool {
+        let owner = self.world.slot().owner().owner();
+        matches!(owner, Owner::Held(holder) if holder.session() == RECORD)
     }
 
     /// Uses the slot in the name of the session `pid`; `None` if it is held.
@@ -108,6 +107,24 @@ impl Table {
     fn detach(&self) {
         self.record.close();
         self.world.die(RECORD);
+    }
+}
+
+/// The kernel, asked by whoever is no session yet.
+impl Bytes for World {
+    type Error = Infallible;
+
+    fn is_held(&self, session: u32) -> Result<bool, Infallible> {
+        Ok(!self.is_dead(session))
+    }
+
+    fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
+        Ok(self.try_revive(session))
+    }
+
+    fn unlock(&self, session: u32) -> Result<(), Infallible> {
+        self.let_go(session);
+        Ok(())
     }
 }
 
@@ -165,7 +182,7 @@ impl Heir {
 /// beside the first session, and takes the slot from it beside the second, is as one that
 /// reads it only then.
 #[must_use]
-pub fn session_killed(order: Order, beside: Beside, heir: Heir, steps: u32) -> Model {
+pub fn session_killed(beside: Beside, heir: Heir, steps: u32) -> Model {
     let model = Model::new(
         format!("a session killed anywhere, the next ({heir:?} beside {beside:?})"),
         "no session begins with a slot of its predecessor, and none loses one by a sweep",
@@ -180,7 +197,7 @@ pub fn session_killed(order: Order, beside: Beside, heir: Heir, steps: u32) -> M
             let (first, second, world) = (table.clone(), table.clone(), table.world.clone());
             let is_killed = move || {
                 let outcome = stop::after(steps, || {
-                    assert!(first.attach(101, order), "the byte is free");
+                    assert!(first.attach(101), "the byte is free");
                     let _ = first.use_slot(101);
                     first.record.close();
                 });
@@ -192,7 +209,7 @@ pub fn session_killed(order: Order, beside: Beside, heir: Heir, steps: u32) -> M
                 first.world.die(RECORD);
             };
             let comes_next = move || {
-                assert!(second.attach(102, order), "the byte is free");
+                assert!(second.attach(102), "the byte is free");
                 let _ = second.use_slot(102);
                 second.detach();
             };
@@ -242,27 +259,34 @@ pub fn session_killed(order: Order, beside: Beside, heir: Heir, steps: u32) -> M
     }
 }
 
-/// Two sessions that want the one record.
+/// Two sessions that want the one record, and use their slot in it or not.
 #[must_use]
-pub fn two_attach() -> Model {
-    Model::new(
-        "two sessions attach to a dead one's record",
+pub fn two_attach(uses_slot: bool) -> Model {
+    let model = Model::new(
+        format!(
+            "two sessions attach to a dead one's record{}",
+            if uses_slot { ", and use a slot" } else { "" }
+        ),
         "the kernel's byte lets one in at a time, and the second only after the first",
         2,
-        |reached| {
+        move |reached| {
             let table = Table::left_by_the_dead();
+            let attached = Arc::new(std::sync::atomic::AtomicU32::new(0));
             let all: Vec<_> = [101, 102]
                 .map(|pid| {
                     let (table, marks) = (table.clone(), reached.clone());
+                    let attached = attached.clone();
                     act(move || {
-                        if !table.attach(pid, Order::SweptFirst) {
+                        if !table.attach(pid) {
                             marks.mark("refused");
                             return;
                         }
                         let view = table.record.view().expect("it is mine");
                         assert!(view.active && view.credentials == credentials(pid));
-                        let grant = table.use_slot(pid).expect("nobody else is attached");
-                        if grant.token() == 3 {
+                        if uses_slot {
+                            table.use_slot(pid).expect("nobody else is attached");
+                        }
+                        if attached.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1 {
                             marks.mark("one after the other");
                         }
                         table.detach();
@@ -273,7 +297,68 @@ pub fn two_attach() -> Model {
             assert!(!table.record.is_active());
         },
     )
-    .reaching(&["refused", "one after the other"])
+    .reaching(&["refused", "one after the other"]);
+    if uses_slot { model.bounded(4) } else { model }
+}
+
+/// A collector that has found a session dead, and is late: meanwhile another comes into its
+/// record, and dies there with the slot. An heir comes only after both.
+#[must_use]
+pub fn late_collector() -> Model {
+    Model::new(
+        "a collector that is late, the record's next session, which dies holding its slot",
+        "a collector takes nothing from a session that it has not found dead, nor its record",
+        2,
+        |reached| {
+            let table = Table::left_by_the_dead();
+            let (late, next, marks) = (table.clone(), table.clone(), reached.clone());
+            finish([
+                act(move || late.collect()),
+                act(move || {
+                    if !next.attach(101) {
+                        marks.mark("refused");
+                        return;
+                    }
+                    let actor = Actor::new(&next.world, RECORD).as_process(101);
+                    let grant = actor.try_acquire().expect("nobody else is attached");
+                    next.world.section.enter(grant.token());
+                    assert_eq!(next.world.slot().owner(), grant.word(), "it still lives");
+                    next.world.die(RECORD);
+                }),
+            ]);
+            if table.record.is_active() {
+                reached.mark("left");
+            } else {
+                assert!(
+                    !table.is_named(),
+                    "its record was closed before its slot was free"
+                );
+                reached.mark("collected");
+            }
+            assert!(table.attach(102), "nobody has the byte");
+            let mut heir = Actor::new(&table.world, HEIR);
+            heir.use_lock().expect("nothing is left to wait for");
+        },
+    )
+    .reaching(&["refused", "left", "collected"])
+}
+
+/// A collector that is stopped anywhere, and stays there: it keeps its byte, if it has one.
+#[must_use]
+pub fn collector_stops(steps: u32) -> Model {
+    Model::new(
+        "a collector that is stopped anywhere",
+        "a session that owns a slot looks dead as long as it does",
+        1,
+        move |_| {
+            let table = Table::left_by_the_dead();
+            let _ = stop::after(steps, || table.collect());
+            assert!(
+                !table.is_named() || table.world.is_dead(RECORD),
+                "the dead look alive behind a collector that is stopped"
+            );
+        },
+    )
 }
 
 /// Whether an evictor looks at the beat once more, right before its CAS. That, too, is its

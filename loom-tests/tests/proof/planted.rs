@@ -1,11 +1,8 @@
 //! Planted bugs: each must be caught by the model that is named for it.
 
-use caslock_loom::check::Model;
 use caslock_loom::planted::{self, PLANTED};
 use caslock_loom::report::{self, Row};
 use caslock_loom::wide::model::Passing;
-use caslock_loom::wide::protocol::word::Queue;
-use caslock_loom::wide::scenarios::sessions::Order;
 use caslock_loom::wide::scenarios::{certificate, names, reclaim, sessions};
 
 use crate::{Catcher, Part, at_some_stop};
@@ -117,6 +114,10 @@ fn plants() -> Vec<Plant> {
         reset_keeps_epoch by reset::reset_broken_off(0, 0),
         reset_forgets_floor by reset::reset_broken_off(0, 0),
         record_withdrawn_late by records::session_view(),
+        record_closed_unswept by sessions::late_collector(),
+        record_closed_unlooked by sessions::late_collector(),
+        swept_unlooked by sessions::late_collector(),
+        byte_before_sweep by at_some_stop(sessions::collector_stops),
     };
     plants.extend(in_the_models! {
         handle_trusts_its_name, "A handle that does not look at its name after the grant.",
@@ -129,15 +130,8 @@ fn plants() -> Vec<Plant> {
             by sessions::beat_and_evict(sessions::SecondLook::LeftOut);
         certificate_wake_kept, "A waiter that keeps the certificate's one wake to itself.",
             by certificate::two_slots(Passing::KeepsIt);
-        record_closed_unswept, "A dead session's record that is closed before it is swept.",
-            by at_some_stop(closed_before_swept);
     });
     plants
-}
-
-fn closed_before_swept(steps: u32) -> Model {
-    let heir = sessions::Heir::Takes(Queue::Idle);
-    sessions::session_killed(Order::ClosedFirst, sessions::Beside::TheNext, heir, steps)
 }
 
 fn each_planted_bug_has_a_model() {

@@ -5,27 +5,37 @@ use caslock_loom::tiny;
 use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::reset::{NAMING_BROKEN_OFF, RESET_BROKEN_OFF, reset_broken_off};
 use caslock_loom::wide::scenarios::sessions::{
-    Beside, Heir, Order, SecondLook, beat_and_evict, session_killed, two_attach,
+    Beside, Heir, SecondLook, beat_and_evict, collector_stops, late_collector, session_killed,
+    two_attach,
 };
 
 use crate::{Part, parts};
 
 fn a_session_may_be_killed_at_any_step() {
-    let killed = |beside, heir, steps| session_killed(Order::SweptFirst, beside, heir, steps);
     for beside in [Beside::TheKilled, Beside::TheNext] {
         for heir in [
             Heir::Announces,
             Heir::Takes(Queue::Idle),
             Heir::Takes(Queue::Asleep),
         ] {
-            Model::prove_at_each_stop(|steps| killed(beside, heir, steps));
+            Model::prove_at_each_stop(|steps| session_killed(beside, heir, steps));
         }
     }
-    Model::prove_at_each_stop(|steps| killed(Beside::Both, Heir::Waits, steps).bounded(2));
+    Model::prove_at_each_stop(|steps| session_killed(Beside::Both, Heir::Waits, steps).bounded(2));
 }
 
 fn two_sessions_never_share_a_record() {
-    two_attach().prove();
+    for uses_slot in [false, true] {
+        two_attach(uses_slot).prove();
+    }
+}
+
+fn a_collector_takes_only_from_those_that_it_has_found_dead() {
+    late_collector().prove();
+}
+
+fn a_collector_that_is_stopped_makes_nobody_look_alive() {
+    Model::prove_at_each_stop(collector_stops);
 }
 
 fn a_beat_that_can_be_known_of_prevents_an_eviction() {
@@ -46,6 +56,8 @@ pub fn parts() -> Vec<Part> {
     parts![
         a_session_may_be_killed_at_any_step,
         two_sessions_never_share_a_record,
+        a_collector_takes_only_from_those_that_it_has_found_dead,
+        a_collector_that_is_stopped_makes_nobody_look_alive,
         a_beat_that_can_be_known_of_prevents_an_eviction,
         a_reset_may_be_broken_off_at_any_step,
     ]

@@ -36,7 +36,8 @@ pub(super) fn strangers(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> 
         "strangers",
         format_args!(
             "{} of {} sessions are locked by {who}, and not by caslock (fcntl(2), on the file): \
-             none of them can be used, and who has died in one seems to live; {remedy}",
+             none of them can be used, and where such a lock is exclusive, who has died seems to \
+             live; {remedy}",
             sessions.len(),
             seen.snapshot.table.sessions
         ),
