@@ -187,6 +187,8 @@ pub(crate) struct Blocking<'a> {
     /// the look before, and when that was.
     last_look: Option<(OwnerWord, u64)>,
     heir: Heir,
+    /// When its pause ended, if its next look comes right after that.
+    paused_until_ns: Option<u64>,
     /// When to ask next whether the holder is dead, though its certificate is intact.
     ask_ns: u64,
     /// The holder, and its certificate's value, of which the next sleeper was told.
@@ -265,6 +267,7 @@ impl<'a> Blocking<'a> {
             is_learned: false,
             last_look: None,
             heir: Heir::NEW,
+            paused_until_ns: None,
             ask_ns: 0,
             told: None,
             behind: Behind::NOBODY,
@@ -468,9 +471,8 @@ impl<'a> Blocking<'a> {
             return false;
         };
         self.last_look = Some((seen, now_ns));
-        let is_held = matches!(seen.owner(), Owner::Held(_));
         let occupancy = &self.session.contention.occupancy;
-        occupancy.look(self.place.slot, is_held, period_ns);
+        occupancy.look(self.place.slot, seen, period_ns);
         true
     }
 
@@ -494,9 +496,10 @@ impl<'a> Blocking<'a> {
         }
         if self.looked_at == seen {
             // It has kept the slot, and is away for longer than that could be worth.
-            if !self.is_learned {
+            if let (false, Some((_, since_ns))) = (self.is_learned, self.last_look) {
+                let away_ns = clock::now_ns().saturating_sub(since_ns);
                 let occupancy = &self.session.contention.occupancy;
-                occupancy.look_in_vain(self.place.slot);
+                occupancy.look_in_vain(self.place.slot, away_ns);
             }
             return Defer::Take;
         }
@@ -703,9 +706,13 @@ fn pause(shift: u32) {
 }
 
 /// Pauses by the clock, where it matters how long that takes: a turn of the processor's own takes
-/// 40 cycles on one and 140 on another.
-fn pause_until(until_ns: u64) {
-    while clock::now_ns() < until_ns {
+/// 40 cycles on one and 140 on another. Says when that was.
+fn pause_until(until_ns: u64) -> u64 {
+    loop {
+        let now_ns = clock::now_ns();
+        if now_ns >= until_ns {
+            return now_ns;
+        }
         pause(3);
     }
 }
@@ -758,6 +765,7 @@ impl Waiting for Blocking<'_> {
     }
 
     fn defer(&mut self, seen: OwnerWord) -> Defer {
+        self.paused_until_ns = None;
         match seen.owner() {
             Owner::Vacant(Vacancy::Kept(pid)) => self.defer_to_last(seen, pid),
             _ => self.defer_to_heir(),
@@ -766,6 +774,12 @@ impl Waiting for Blocking<'_> {
 
     fn attend(&mut self, held: OwnerWord) -> bool {
         let now_ns = clock::now_ns();
+        if let Some(until_ns) = self.paused_until_ns.take()
+            && self.heir.seen.generation() != held.generation()
+        {
+            let occupancy = &self.session.contention.occupancy;
+            occupancy.note_transfer(now_ns.saturating_sub(until_ns));
+        }
         self.learn(held, now_ns);
         let pause_ns = self.pause_in_turn_ns(held, now_ns);
         let most_ns = if self.is_occupancy_low() {
@@ -792,7 +806,7 @@ impl Waiting for Blocking<'_> {
             return false;
         }
         if let Some(pause_ns) = pause_ns {
-            pause_until(now_ns + pause_ns);
+            self.paused_until_ns = Some(pause_until(now_ns + pause_ns));
         } else if same_ns > HEIR_LOOKS_NS {
             let until_ns = self.nap_until(now_ns, HEIR_NAP_NS);
             let goes_on = self.nap_behind(held, until_ns);
@@ -976,6 +990,33 @@ mod tests {
     }
 
     #[test]
+    fn an_heir_in_a_turn_learns_how_long_it_takes_to_see_what_another_processor_has_written() {
+        with_blocking(Patience::Endless, |mut heir| {
+            let session = heir.session;
+            let transfer_ns = || session.contention.occupancy.transfer_ns();
+            let first_ns = transfer_ns();
+            let mut grants = 0;
+            let mut attend = |heir: &mut Blocking<'_>, grants_since| {
+                grants += grants_since;
+                assert!(heir.attend(words(grants)[0]));
+            };
+            // It has not paused by the clock before its first two looks; before the third the
+            // word was not written, before the fourth it did something else.
+            for grants_since in [1, 1, 0] {
+                attend(&mut heir, grants_since);
+            }
+            attend(&mut heir, 1);
+            let _ = heir.defer(words(100)[1]);
+            attend(&mut heir, 1);
+            assert_eq!(transfer_ns(), first_ns);
+            assert!((0..100).any(|_| {
+                attend(&mut heir, 1);
+                transfer_ns() != first_ns
+            }));
+        });
+    }
+
+    #[test]
     fn who_finds_a_kept_slot_left_behind_learns_from_it_and_trusts_heirs_for_less_time() {
         with_blocking(Patience::Endless, |before| {
             let (session, place) = (before.session, before.place);
@@ -998,7 +1039,7 @@ mod tests {
             // Four such looks are not enough; counted twice, they would be.
             for _ in 0..4 {
                 let mut waiter = Blocking::new(session, place, Patience::Endless);
-                waiter.learn(words(0)[0], 0);
+                waiter.learn(words(0)[0], clock::now_ns() - 100_000_000);
                 let [looks, takes] = [(); 2].map(|()| waiter.defer(words(1)[1]));
                 assert_eq!((looks, takes), (Defer::Look, Defer::Take));
             }

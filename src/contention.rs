@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use crate::os::clock;
 use crate::protocol::names::SLOT_BITS;
-use crate::protocol::word::{OwnerWord, Queue};
+use crate::protocol::word::{Owner, OwnerWord, Queue, Vacancy};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A session's memory of contention.
@@ -249,13 +249,22 @@ impl Spins {
     }
 }
 
-/// A holder that comes back within this time is not worth taking the slot from: to hand a
-/// cache line over takes longer.
-const SOON_NS: u64 = 80;
+/// How long a look at a word that another processor has just written is taken to last before
+/// there was one, in nanoseconds: rather too long, for there is one in each turn, and none of a
+/// slot that counts as often free.
+const FIRST_TRANSFER_NS: u32 = 150;
 
-/// A holder that comes back within this time is worth taking the slot from only if it needs
-/// little of that time itself: a handover takes most of the rest.
-const BRIEF_NS: u64 = 300;
+/// A holder that comes back within so many such looks is not worth taking the slot from: to hand
+/// a cache line over, and back, takes longer.
+const SOON_TRANSFERS: u64 = 2;
+
+/// A holder that comes back within so many is worth taking the slot from only if it needs little
+/// of that time itself: a handover takes most of the rest.
+const BRIEF_TRANSFERS: u64 = 8;
+
+/// A slot whose grants come so many times further apart than they do in turns at their best is
+/// not often free.
+const MOST_PERIODS: u32 = 3;
 
 /// How much of the time slots are held, as those find who wait for them.
 ///
@@ -264,7 +273,25 @@ const BRIEF_NS: u64 = 300;
 /// have other things to do between two grants, the others would stand by a slot that nobody
 /// uses, in a turn of one of them, and have to be woken for the next. Such a slot is left to
 /// whoever comes.
-pub(crate) struct Occupancy([AtomicU32; 16]);
+///
+/// A slot is also found free while its holder has lost its processor, or calls others; and the
+/// more so the more of them are awake because it was found free. So what counts is how fast its
+/// grants go on in turns: where they come less often than that, to leave it to all is no help.
+pub(crate) struct Occupancy {
+    slots: [Looks; 16],
+    /// How long a look at a word takes that another processor has just written, with the clock's
+    /// reading, in nanoseconds; the median, about. A quarter of it on one machine, for what four
+    /// times that takes on another.
+    transfer_ns: AtomicU32,
+}
+
+/// What looks at a slot have come to.
+struct Looks {
+    level: AtomicU32,
+    /// How far apart its grants are in turns, in nanoseconds, in a good fifth of the looks; 0:
+    /// not known.
+    period_ns: AtomicU32,
+}
 
 impl Occupancy {
     /// From where on the slot does not count as often free.
@@ -276,43 +303,95 @@ impl Occupancy {
 
     /// Whether the slot is often free, even while some wait for it.
     pub(crate) fn is_low(&self, slot: u32) -> bool {
-        entry_of(&self.0, slot).load(Ordering::Relaxed) < Self::HIGH
+        entry_of(&self.slots, slot).level.load(Ordering::Relaxed) < Self::HIGH
     }
 
-    /// Somebody who waits for the slot has looked at it at some moment; since the look before,
-    /// its grants came one every `period_ns`.
-    ///
-    /// The border is at one look of three that finds it free, or at two of three where the
+    /// Somebody who waits for the slot has looked at it at some moment, and seen this word; since
+    /// the look before, its grants came one every `period_ns`.
+    pub(crate) fn look(&self, slot: u32, seen: OwnerWord, period_ns: u64) {
+        self.add_up(slot, matches!(seen.owner(), Owner::Held(_)), period_ns);
+        // Left to all, as others may have it, it says nothing of turns.
+        if matches!(seen.owner(), Owner::Vacant(Vacancy::Kept(_))) && !self.is_low(slot) {
+            entry_of(&self.slots, slot).note_turn(period_ns);
+        }
+    }
+
+    /// Somebody who waits for the slot has seen that its last holder, who had kept it, has not
+    /// come back for it for so long.
+    pub(crate) fn look_in_vain(&self, slot: u32, away_ns: u64) {
+        self.add_up(slot, false, away_ns.max(self.transfers_ns(BRIEF_TRANSFERS)));
+    }
+
+    /// What the looks have come to does not hold any more.
+    pub(crate) fn forget(&self, slot: u32) {
+        let level = &entry_of(&self.slots, slot).level;
+        level.store(Self::UNKNOWN, Ordering::Relaxed);
+    }
+
+    /// A look at a word that another processor had just written took so long.
+    pub(crate) fn note_transfer(&self, took_ns: u64) {
+        step(&self.transfer_ns, took_ns, 8, 8);
+    }
+
+    fn transfers_ns(&self, count: u64) -> u64 {
+        count * u64::from(self.transfer_ns.load(Ordering::Relaxed))
+    }
+
+    /// The border is at one look of three that finds the slot free, or at two of three where the
     /// grants are close together.
-    pub(crate) fn look(&self, slot: u32, is_held: bool, period_ns: u64) {
-        let entry = entry_of(&self.0, slot);
-        let was = entry.load(Ordering::Relaxed);
-        let (if_busy, if_free) = if period_ns < BRIEF_NS { (2, 1) } else { (1, 2) };
-        let level = if is_held || period_ns < SOON_NS {
+    fn add_up(&self, slot: u32, is_held: bool, period_ns: u64) {
+        let looks = entry_of(&self.slots, slot);
+        let was = looks.level.load(Ordering::Relaxed);
+        let is_brief = period_ns < self.transfers_ns(BRIEF_TRANSFERS);
+        let (if_busy, if_free) = if is_brief { (2, 1) } else { (1, 2) };
+        let is_soon = period_ns < self.transfers_ns(SOON_TRANSFERS);
+        let level = if is_held || is_soon || looks.is_long(period_ns) {
             (was + if_busy).min(Self::MOST)
         } else {
             was.saturating_sub(if_free)
         };
         if level != was {
-            entry.store(level, Ordering::Relaxed);
+            looks.level.store(level, Ordering::Relaxed);
         }
     }
+}
 
-    /// Somebody who waits for the slot has seen that its last holder, who had kept it, does not
-    /// come back for it.
-    pub(crate) fn look_in_vain(&self, slot: u32) {
-        self.look(slot, false, BRIEF_NS);
+impl Looks {
+    fn is_long(&self, period_ns: u64) -> bool {
+        let best_ns = self.period_ns.load(Ordering::Relaxed);
+        best_ns != 0 && period_ns > u64::from(MOST_PERIODS) * u64::from(best_ns)
     }
 
-    /// What the looks have come to does not hold any more.
-    pub(crate) fn forget(&self, slot: u32) {
-        entry_of(&self.0, slot).store(Self::UNKNOWN, Ordering::Relaxed);
+    fn note_turn(&self, period_ns: u64) {
+        step(&self.period_ns, period_ns, 32, 8);
+    }
+}
+
+/// Moves an estimate towards a value, by no more than one part of itself in so many, `up` or
+/// `down`. So it goes to where of all values so much lies below it as `down` is of both together:
+/// to their median, if these are equal. At 0 it becomes the value.
+fn step(estimate: &AtomicU32, value: u64, up: u32, down: u32) {
+    let was = estimate.load(Ordering::Relaxed);
+    let value = u32::try_from(value).unwrap_or(u32::MAX);
+    let next = match was {
+        0 => value,
+        _ => value.clamp(was - was / down, was.saturating_add(was / up + 1)),
+    };
+    if next != was {
+        estimate.store(next, Ordering::Relaxed);
     }
 }
 
 impl Default for Occupancy {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU32::new(Self::UNKNOWN)))
+        let unknown = |_| Looks {
+            level: AtomicU32::new(Self::UNKNOWN),
+            period_ns: AtomicU32::new(0),
+        };
+        Self {
+            slots: std::array::from_fn(unknown),
+            transfer_ns: AtomicU32::new(FIRST_TRANSFER_NS),
+        }
     }
 }
 
@@ -320,7 +399,14 @@ impl Default for Occupancy {
 impl Occupancy {
     /// As if a slot had been found free again and again.
     pub(crate) fn lower(&self, slot: u32) {
-        (0..Self::MOST).for_each(|_| self.look(slot, false, SOON_NS));
+        entry_of(&self.slots, slot)
+            .level
+            .store(0, Ordering::Relaxed);
+    }
+
+    /// How long a look at what another processor has written takes, as far as is known.
+    pub(crate) fn transfer_ns(&self) -> u64 {
+        self.transfers_ns(1)
     }
 }
 
@@ -484,6 +570,7 @@ pub(crate) mod stints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::word::Identity;
 
     /// Releases before an heir, by grants that take so long, until the turn is over: when that
     /// is, and how often the clock was looked at.
@@ -671,16 +758,27 @@ mod tests {
         assert_eq!(contention.pauses_at(3), MOST_SPINS);
     }
 
+    /// A word as somebody finds it who waits.
+    fn found(is_held: bool) -> OwnerWord {
+        let free = OwnerWord::released_at(5);
+        match is_held {
+            true => free.granted_to(Identity::new(7, 2)),
+            false => free,
+        }
+    }
+
     #[test]
     fn a_slot_that_is_often_found_free_counts_as_such_until_it_is_mostly_found_held() {
         let occupancy = Occupancy::default();
+        let [soon_ns, brief_ns] =
+            [SOON_TRANSFERS, BRIEF_TRANSFERS].map(|count| occupancy.transfers_ns(count));
         let after_at = |period_ns, looks: &[(bool, u32)]| {
             for &(held, times) in looks {
-                (0..times).for_each(|_| occupancy.look(3, held, period_ns));
+                (0..times).for_each(|_| occupancy.look(3, found(held), period_ns));
             }
             occupancy.is_low(3)
         };
-        let after = |looks: &[(bool, u32)]| after_at(SOON_NS, looks);
+        let after = |looks: &[(bool, u32)]| after_at(soon_ns, looks);
         assert!(!occupancy.is_low(3), "nothing is known of it");
         assert!(!after(&[(false, Occupancy::UNKNOWN - Occupancy::HIGH)]));
         assert!(after(&[(false, 1)]));
@@ -692,11 +790,76 @@ mod tests {
         // Held at every second look, for ever: as where many come back for it at once.
         assert!((0..100).all(|_| !after(&[(true, 1), (false, 1)])));
         assert!(after(&[(false, Occupancy::MOST)]));
-        assert!((0..100).all(|_| after_at(BRIEF_NS, &[(true, 1), (false, 1)])));
-        assert!(!after_at(BRIEF_NS, &[(true, Occupancy::MOST)]));
-        assert!((0..100).all(|_| !after_at(BRIEF_NS, &[(true, 3), (false, 1)])));
+        assert!((0..100).all(|_| after_at(brief_ns, &[(true, 1), (false, 1)])));
+        assert!(!after_at(brief_ns, &[(true, Occupancy::MOST)]));
+        assert!((0..100).all(|_| !after_at(brief_ns, &[(true, 3), (false, 1)])));
         assert!(after(&[(false, Occupancy::MOST)]));
+        assert!(!after_at(soon_ns - 1, &[(false, Occupancy::MOST)]));
         assert!(!occupancy.is_low(4), "another slot's entry");
+    }
+
+    #[test]
+    fn how_soon_a_holder_comes_back_goes_by_how_long_a_look_takes() {
+        let occupancy = Occupancy::default();
+        let is_low_after = |transfer_ns| {
+            (0..100).for_each(|_| occupancy.note_transfer(transfer_ns));
+            assert_eq!(occupancy.transfer_ns(), transfer_ns);
+            occupancy.forget(3);
+            (0..100).for_each(|_| occupancy.look(3, found(false), 120));
+            occupancy.is_low(3)
+        };
+        assert_eq!(
+            [25, 60, 61, 200].map(is_low_after),
+            [true, true, false, false]
+        );
+        // One that was interrupted says little.
+        occupancy.note_transfer(5_000_000);
+        assert_eq!(occupancy.transfer_ns(), 200 + 200 / 8 + 1);
+    }
+
+    /// It was found free for what it cost to leave it to all: calls, looks, and sleeps. So it was
+    /// left to all for ever, and had a third of the grants.
+    #[test]
+    fn a_slot_that_has_grants_more_often_in_turns_is_not_left_to_all() {
+        let occupancy = Occupancy::default();
+        let kept = found(true).vacated(Vacancy::Kept(7));
+        let is_low_after = |period_ns| {
+            occupancy.forget(3);
+            (0..100).for_each(|_| occupancy.look(3, found(false), period_ns));
+            occupancy.is_low(3)
+        };
+        (0..8).for_each(|_| occupancy.look(3, kept, 2_000));
+        assert!(is_low_after(6_000) && !is_low_after(6_001));
+        occupancy.forget(3);
+        (0..8).for_each(|_| occupancy.look_in_vain(3, 6_001));
+        assert!(!occupancy.is_low(3), "it may have lost its processor");
+        (0..16).for_each(|_| occupancy.look_in_vain(3, 6_000));
+        assert!(occupancy.is_low(3));
+        // While it is left to all it says nothing of turns; and nor does who left it to all.
+        (0..100).for_each(|_| occupancy.look(3, kept, 5_000));
+        assert!(occupancy.is_low(3) && !is_low_after(6_001));
+        // Turns that have become slower count in time.
+        let slower = (0..1_000).find(|_| {
+            occupancy.look(3, kept, 4_000);
+            is_low_after(12_000)
+        });
+        assert!(slower.is_some_and(|looks| looks > 10), "{slower:?}");
+    }
+
+    #[test]
+    fn an_estimate_goes_to_the_quantile_that_its_steps_say() {
+        let settle = |up, down| {
+            let estimate = AtomicU32::new(0);
+            (0..50).for_each(|_| {
+                (1..=100).for_each(|value| step(&estimate, 1_000 * (value * 37 % 101), up, down))
+            });
+            estimate.load(Ordering::Relaxed) / 1_000
+        };
+        assert!((40..60).contains(&settle(64, 64)), "{}", settle(64, 64));
+        assert!((10..30).contains(&settle(256, 64)), "{}", settle(256, 64));
+        let most = AtomicU32::new(u32::MAX);
+        step(&most, u64::MAX, 8, 8);
+        assert_eq!(most.load(Ordering::Relaxed), u32::MAX);
     }
 
     #[test]
