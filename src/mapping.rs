@@ -421,8 +421,8 @@ impl Draft<'_> {
             .map_err(|error| self.failed("allocating the file", error.into()))?;
         let mut drawn = [0; 32];
         random::fill(&mut drawn).map_err(|error| self.failed("drawing a random id", error))?;
-        let boot = clock::boot_id()
-            .map_err(|error| self.failed("reading the boot id (is /proc mounted?)", error))?;
+        let boot =
+            clock::boot_id().map_err(|error| self.failed(clock::reading_boot_id(&error), error))?;
         let header = layout::new_header(self.geometry, drawn, boot);
         write_all_at(fd, &header, 0)
             .map_err(|error| self.failed("writing the header", error.into()))?;

@@ -180,10 +180,8 @@ impl Options {
             let hold = fork::hold_forks();
             let file = TableFile::open(path, Access::ReadWrite)?;
             self.check_policy(&file)?;
-            let boot = clock::boot_id().map_err(io_error(
-                file.path(),
-                "reading the boot id (is /proc mounted?)",
-            ))?;
+            let boot = clock::boot_id()
+                .map_err(|error| io_error(file.path(), clock::reading_boot_id(&error))(error))?;
             let path = file.path().to_path_buf();
             let reset = if file.boot_id() == boot {
                 match Session::attach(hold, file, self.share_witness, self.attended)? {

@@ -47,6 +47,16 @@ pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
         })
 }
 
+/// What was being done when there was no [`boot_id`], and what may be the matter.
+pub(crate) fn reading_boot_id(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
+            "reading the boot id (is /proc mounted?)"
+        }
+        _ => "reading the boot id",
+    }
+}
+
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let mut digits = text
         .bytes()
@@ -95,6 +105,10 @@ mod tests {
         let id = boot_id().unwrap();
         assert_ne!(id, [0; 16]);
         assert_eq!(boot_id().unwrap(), id);
+        // Where there are no more descriptors to be had, nothing is wrong with /proc.
+        let asks = [libc::ENOENT, libc::EMFILE].map(io::Error::from_raw_os_error);
+        let asks = asks.map(|error| reading_boot_id(&error).contains("/proc"));
+        assert_eq!(asks, [true, false]);
     }
 
     #[test]

@@ -544,4 +544,12 @@ fn a_pid_of_another_pid_namespace_is_not_to_be_killed_by() {
         sessions.starts_with("warn ") && sessions.contains("1 session is "),
         "{sessions}"
     );
+    // What it has left behind is nobody's to kill.
+    drop(holder);
+    until("it is dead", || {
+        let sessions = sandbox.json(&["sessions", "--json"]);
+        sessions[0]["liveness"] == "dead"
+    });
+    let sessions = line(&sandbox.run(&["doctor"]), "namespaces").to_owned();
+    assert!(sessions.starts_with("ok "), "{sessions}");
 }

@@ -466,7 +466,7 @@ fn is_full(table: &TableInfo) -> bool {
 fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
     let foreign = sessions
         .iter()
-        .filter(|session| !session.same_pid_namespace)
+        .filter(|session| !session.same_pid_namespace && session.liveness != Liveness::Dead)
         .count();
     match foreign {
         0 => report.ok(
