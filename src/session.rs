@@ -380,9 +380,13 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
         return Ok(index);
     }
     // Every record has been used. Who collects has the bytes of the dead for a moment each:
-    // another that came to collect might find the table full.
+    // another that came to collect might find the table full. And while this one waited for its
+    // turn, others have left, or have collected more than they needed.
     let turn = wait_for_turn(fd).map_err(io("locking the session records"))?;
-    let claimed = reclaim::collect(slots, records, &ByteLocks(fd), &Futex).and_then(|()| claim());
+    let claimed = claim().and_then(|claimed| match claimed {
+        Some(index) => Ok(Some(index)),
+        None => reclaim::collect(slots, records, &ByteLocks(fd), &Futex),
+    });
     if turn {
         // Kept too long at worst: until this session ends.
         let _ = byte_lock::unlock(fd, byte_lock::COLLECT_BYTE);

@@ -64,7 +64,9 @@ pub fn claim<B: Bytes>(records: &[SessionRecord], bytes: &B) -> Result<Option<u3
     Ok(None)
 }
 
-/// Frees the records of all sessions that are dead, and the slots that they own before that.
+/// Frees the records of all sessions that are dead, and the slots that they own before that. The
+/// byte of one of them is kept, as by [`claim`]: were it let go of, who comes just now would have
+/// it, and this one find no room where there is enough for both. `None` if none is to be had.
 ///
 /// A byte is taken only once no slot names its session any more: until then a collector that is
 /// stopped would make the dead look alive.
@@ -77,7 +79,7 @@ pub fn collect<B: Bytes>(
     records: &[SessionRecord],
     bytes: &B,
     waker: &impl Wake,
-) -> Result<(), B::Error> {
+) -> Result<Option<u32>, B::Error> {
     let mut dead = Vec::with_capacity(records.len());
     for (index, record) in (0_u32..).zip(records) {
         // In this order: whoever had come into the record by then had its byte.
@@ -95,6 +97,7 @@ pub fn collect<B: Bytes>(
         },
         waker,
     );
+    let mut mine = None;
     for ((index, record), &life) in (0_u32..).zip(records).zip(&dead) {
         if life.is_none() || !bytes.try_lock(index)? {
             continue;
@@ -103,9 +106,13 @@ pub fn collect<B: Bytes>(
         if is_still(record, life) {
             record.close();
         }
-        bytes.unlock(index)?;
+        if mine.is_none() && !record.is_active() {
+            mine = Some(index);
+        } else {
+            bytes.unlock(index)?;
+        }
     }
-    Ok(())
+    Ok(mine)
 }
 
 /// Whether a record still is of the session that was found dead in it.
@@ -189,4 +196,118 @@ pub fn reset(names: &Names<'_>, is_whole: impl Fn(u32) -> bool) {
 fn token_on_disk(slot: &Slot) -> u64 {
     let word = OwnerWord::from_bits(slot.owner.load(Ordering::Relaxed));
     word.token_in(word.epoch_from(slot.epoch.load(Ordering::Relaxed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Credentials;
+    use super::*;
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    /// Who has a byte.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Has {
+        Nobody,
+        Me,
+        Another,
+    }
+
+    struct Table {
+        records: [SessionRecord; 4],
+        bytes: [Cell<Has>; 4],
+    }
+
+    impl Bytes for Table {
+        type Error = Infallible;
+
+        fn is_held(&self, session: u32) -> Result<bool, Infallible> {
+            Ok(self.bytes[session as usize].get() == Has::Another)
+        }
+
+        fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
+            let byte = &self.bytes[session as usize];
+            let is_mine = byte.get() != Has::Another;
+            if is_mine {
+                byte.set(Has::Me);
+            }
+            Ok(is_mine)
+        }
+
+        fn unlock(&self, session: u32) -> Result<(), Infallible> {
+            // Whoever waits for one has it at once.
+            self.bytes[session as usize].set(Has::Another);
+            Ok(())
+        }
+    }
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake_one(&self, _: &super::super::sync::AtomicU32) -> bool {
+            false
+        }
+    }
+
+    impl Table {
+        /// Whose records are active, and whose bytes are held.
+        fn new(sessions: [(bool, Has); 4]) -> Self {
+            let table = Self {
+                records: Default::default(),
+                bytes: sessions.map(|(_, has)| Cell::new(has)),
+            };
+            for (record, _) in table.records.iter().zip(sessions).filter(|(_, it)| it.0) {
+                record.open(&Credentials {
+                    pid: 1,
+                    shares_witness: false,
+                    pid_namespace: 0,
+                    now_ms: 0,
+                    command: [0; 2],
+                });
+            }
+            table
+        }
+
+        fn claim(&self) -> Option<u32> {
+            let Ok(claimed) = claim(&self.records, self);
+            claimed
+        }
+
+        fn collect(&self) -> Option<u32> {
+            let Ok(claimed) = collect(&[], &self.records, self, &Nobody);
+            claimed
+        }
+
+        fn bytes(&self) -> [Has; 4] {
+            self.bytes.each_ref().map(Cell::get)
+        }
+    }
+
+    const LIVES: (bool, Has) = (true, Has::Another);
+    const DEAD: (bool, Has) = (true, Has::Nobody);
+    const DETACHED: (bool, Has) = (false, Has::Nobody);
+    const ATTACHING: (bool, Has) = (false, Has::Another);
+
+    #[test]
+    fn a_record_is_claimed_that_nobody_has_and_that_was_left_in_order() {
+        let table = Table::new([LIVES, DEAD, ATTACHING, DETACHED]);
+        assert_eq!(table.claim(), Some(3));
+        let others = [Has::Another, Has::Nobody, Has::Another];
+        assert_eq!(table.bytes(), [&others[..], &[Has::Me]].concat()[..]);
+        assert_eq!(Table::new([LIVES, DEAD, ATTACHING, LIVES]).claim(), None);
+    }
+
+    /// It was let go of and claimed again, and found no room where others had come meanwhile.
+    #[test]
+    fn who_collects_keeps_one_record_of_the_dead_and_frees_the_others() {
+        let table = Table::new([LIVES, DEAD, ATTACHING, DEAD]);
+        assert_eq!(table.collect(), Some(1));
+        assert_eq!(
+            table.bytes(),
+            [Has::Another, Has::Me, Has::Another, Has::Another]
+        );
+        let active = table.records.each_ref().map(SessionRecord::is_active);
+        assert_eq!(active, [true, false, false, false]);
+        assert_eq!(Table::new([LIVES, ATTACHING, LIVES, LIVES]).collect(), None);
+    }
 }

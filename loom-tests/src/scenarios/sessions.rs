@@ -54,10 +54,11 @@ impl Table {
         Arc::new(table)
     }
 
-    /// Frees the record, if its session is dead.
-    fn collect(&self) {
+    /// Frees the record, if its session is dead; `None` if somebody else has it.
+    fn collect(&self) -> Option<u32> {
         let waker = Actor::new(&self.world, RECORD);
-        let Ok(()) = collect(&self.world.slots, self.records(), &*self.world, &waker);
+        let Ok(claimed) = collect(&self.world.slots, self.records(), &*self.world, &waker);
+        claimed
     }
 
     /// Attaches as `pid`; false if somebody else has the record.
@@ -66,11 +67,7 @@ impl Table {
             let Ok(claimed) = claim(self.records(), &*self.world);
             claimed
         };
-        let claimed = claim().or_else(|| {
-            self.collect();
-            claim()
-        });
-        if claimed.is_none() {
+        if claim().or_else(|| self.collect()).is_none() {
             return false;
         }
         assert!(
@@ -313,7 +310,11 @@ pub fn late_collector() -> Model {
             let table = Table::left_by_the_dead();
             let (late, next, marks) = (table.clone(), table.clone(), reached.clone());
             finish([
-                act(move || late.collect()),
+                act(move || {
+                    if late.collect().is_some() {
+                        late.world.let_go(RECORD);
+                    }
+                }),
                 act(move || {
                     if !next.attach(101) {
                         marks.mark("refused");
