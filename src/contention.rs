@@ -317,10 +317,15 @@ impl Occupancy {
         }
     }
 
-    /// Somebody who waits for the slot has seen that its last holder, who had kept it, has not
-    /// come back for it for so long.
-    pub(crate) fn look_in_vain(&self, slot: u32, away_ns: u64) {
-        self.add_up(slot, false, away_ns.max(self.transfers_ns(BRIEF_TRANSFERS)));
+    /// Somebody who waits for the slot has seen that its last holder, who had kept it, has had no
+    /// other grant of it since a look so long ago.
+    pub(crate) fn look_in_vain(&self, slot: u32, since_ns: u64) {
+        let since_ns = since_ns.max(self.transfers_ns(BRIEF_TRANSFERS));
+        self.add_up(slot, false, since_ns);
+        // So turns are as slow by now, or that one has lost its processor, which is seldom.
+        if !self.is_low(slot) {
+            entry_of(&self.slots, slot).note_turn(slot, since_ns);
+        }
     }
 
     /// What the looks have come to does not hold any more.
@@ -384,8 +389,8 @@ impl Looks {
 }
 
 /// An estimate, moved towards a value by no more than one part of itself in so many, `up` or
-/// `down`. So it goes to where of all values so much lies below it as `down` is of both together:
-/// to their median, if these are equal.
+/// `down`. So it goes to about where of all values so much lies below it as `down` is of both
+/// together: to their median, if these are equal. It does not fall below `down`.
 fn step(estimate: u64, value: u64, up: u64, down: u64) -> u64 {
     value.clamp(estimate - estimate / down, estimate + estimate / up + 1)
 }
@@ -839,10 +844,17 @@ mod tests {
         (0..8).for_each(|_| occupancy.look(3, kept, 2_000));
         assert!(is_low_after(6_000) && !is_low_after(6_001));
         occupancy.forget(3);
-        (0..8).for_each(|_| occupancy.look_in_vain(3, 6_001));
+        (0..8).for_each(|_| occupancy.look_in_vain(3, 20_000));
         assert!(!occupancy.is_low(3), "it may have lost its processor");
-        (0..16).for_each(|_| occupancy.look_in_vain(3, 6_000));
-        assert!(occupancy.is_low(3));
+        assert!((0..100).any(|_| {
+            occupancy.look_in_vain(3, 20_000);
+            occupancy.is_low(3)
+        }));
+        (0..50).for_each(|_| {
+            occupancy.forget(3);
+            occupancy.look(3, kept, 2_000);
+        });
+        assert!(is_low_after(6_000));
         // While it is left to all it says nothing of turns; and nor does who left it to all.
         (0..100).for_each(|_| occupancy.look(3, kept, 5_000));
         assert!(occupancy.is_low(3) && !is_low_after(6_001));
@@ -857,6 +869,10 @@ mod tests {
         occupancy.forget(other);
         (0..100).for_each(|_| occupancy.look(other, found(false), 100_000));
         assert!(occupancy.is_low(other) && !is_low_after(100_000));
+        occupancy.forget(other);
+        occupancy.look(other, kept, 50_000);
+        (0..100).for_each(|_| occupancy.look(other, found(false), 100_000));
+        assert!(occupancy.is_low(other));
     }
 
     #[test]

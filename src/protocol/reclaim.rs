@@ -87,6 +87,9 @@ pub fn collect<B: Bytes>(
         let is_dead = record.is_active() && !bytes.is_held(index)?;
         dead.push(is_dead.then_some(life));
     }
+    if dead.iter().all(Option::is_none) {
+        return Ok(None);
+    }
     // One pass over the slots serves them all.
     sweep(
         slots,
@@ -201,6 +204,8 @@ fn token_on_disk(slot: &Slot) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::session::Credentials;
+    use super::super::slot::Taken;
+    use super::super::word::Identity;
     use super::*;
     use std::cell::Cell;
     use std::convert::Infallible;
@@ -214,18 +219,26 @@ mod tests {
     }
 
     struct Table {
+        slots: [Slot; 1],
         records: [SessionRecord; 4],
         bytes: [Cell<Has>; 4],
+        /// What others do just after this one has asked for a byte.
+        after_asking: Cell<fn(&Table)>,
+        /// What they do just before it tries to lock one.
+        before_locking: Cell<fn(&Table)>,
     }
 
     impl Bytes for Table {
         type Error = Infallible;
 
         fn is_held(&self, session: u32) -> Result<bool, Infallible> {
-            Ok(self.bytes[session as usize].get() == Has::Another)
+            let is_held = self.bytes[session as usize].get() == Has::Another;
+            self.after_asking.replace(|_| ())(self);
+            Ok(is_held)
         }
 
         fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
+            self.before_locking.replace(|_| ())(self);
             let byte = &self.bytes[session as usize];
             let is_mine = byte.get() != Has::Another;
             if is_mine {
@@ -253,19 +266,26 @@ mod tests {
         /// Whose records are active, and whose bytes are held.
         fn new(sessions: [(bool, Has); 4]) -> Self {
             let table = Self {
+                slots: [Slot::new()],
                 records: Default::default(),
                 bytes: sessions.map(|(_, has)| Cell::new(has)),
+                after_asking: Cell::new(|_| ()),
+                before_locking: Cell::new(|_| ()),
             };
-            for (record, _) in table.records.iter().zip(sessions).filter(|(_, it)| it.0) {
-                record.open(&Credentials {
-                    pid: 1,
-                    shares_witness: false,
-                    pid_namespace: 0,
-                    now_ms: 0,
-                    command: [0; 2],
-                });
+            for (index, _) in (0..).zip(sessions).filter(|(_, it)| it.0) {
+                table.open(index);
             }
             table
+        }
+
+        fn open(&self, index: usize) {
+            self.records[index].open(&Credentials {
+                pid: 1,
+                shares_witness: false,
+                pid_namespace: 0,
+                now_ms: 0,
+                command: [0; 2],
+            });
         }
 
         fn claim(&self) -> Option<u32> {
@@ -274,7 +294,7 @@ mod tests {
         }
 
         fn collect(&self) -> Option<u32> {
-            let Ok(claimed) = collect(&[], &self.records, self, &Nobody);
+            let Ok(claimed) = collect(&self.slots, &self.records, self, &Nobody);
             claimed
         }
 
@@ -309,5 +329,33 @@ mod tests {
         let active = table.records.each_ref().map(SessionRecord::is_active);
         assert_eq!(active, [true, false, false, false]);
         assert_eq!(Table::new([LIVES, ATTACHING, LIVES, LIVES]).collect(), None);
+    }
+    /// Its record was read only after that, and its slot was taken from it.
+    #[test]
+    fn a_session_that_comes_once_its_predecessor_was_found_dead_keeps_its_slot_and_its_record() {
+        const RECORD: usize = 1;
+        let table = Table::new([LIVES, DEAD, LIVES, LIVES]);
+        table.after_asking.set(|table| {
+            // Asked for the byte of the first, which lives: the next is the dead one's.
+            table.after_asking.set(|table| {
+                table.open(RECORD);
+                table.bytes[RECORD].set(Has::Another);
+                let slot = &table.slots[0];
+                let taken = slot.take(slot.owner(), Identity::new(1, RECORD as u32), false);
+                assert!(matches!(taken, Taken::Granted(_)));
+            });
+        });
+        assert_eq!(table.collect(), None);
+        let owner = table.slots[0].owner().owner();
+        assert_eq!(owner, Owner::Held(Identity::new(1, RECORD as u32)));
+        assert!(table.records[RECORD].is_active());
+    }
+
+    #[test]
+    fn a_record_in_which_a_session_has_come_and_died_meanwhile_is_not_claimed() {
+        let table = Table::new([DETACHED, LIVES, LIVES, DETACHED]);
+        table.before_locking.set(|table| table.open(0));
+        assert_eq!(table.claim(), Some(3));
+        assert_ne!(table.bytes()[0], Has::Me, "it would look alive");
     }
 }
