@@ -358,6 +358,22 @@ pub const PLANTED: &[Bug] = &[
         scenarios: &["sessions"],
     },
     Bug {
+        module: "state_read_late",
+        story: "A collector that reads the record only once its byte was found free.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &[
+            "let life = record.life_sign();",
+            "let is_dead = record.is_active() && !bytes.is_held(index)?;",
+        ],
+        wrong: &[
+            "",
+            "let is_dead = record.is_active() && !bytes.is_held(index)?;
+             let life = record.life_sign();",
+        ],
+        scenarios: &["sessions"],
+    },
+    Bug {
         module: "byte_before_sweep",
         story: "A collector that has the byte of a dead session whose slots it still sweeps.",
         world: "wide",

@@ -344,6 +344,45 @@ pub fn late_collector() -> Model {
     .reaching(&["refused", "left", "collected"])
 }
 
+/// A collector, and a session that comes into the record just then, as if it had looked at it
+/// long ago. All that it does there is to write: what it reads would hide from loom that the
+/// collector has read it, and with that an order of the two (its issues 166 and 392).
+#[must_use]
+pub fn newcomer_beside_collector() -> Model {
+    Model::new(
+        "a collector, and a session that comes into the record just then",
+        "a session keeps its slot and its record, however late it came for who collects",
+        2,
+        |reached| {
+            let table = Table::left_by_the_dead();
+            assert!(table.collect().is_some(), "its session is dead");
+            // As if it had died with nothing in hand.
+            table.record.open(&credentials(100));
+            table.world.let_go(RECORD);
+            let (late, next, marks) = (table.clone(), table.clone(), reached.clone());
+            finish([
+                act(move || {
+                    if late.collect().is_some() {
+                        late.world.let_go(RECORD);
+                    }
+                }),
+                act(move || {
+                    if !next.world.try_revive(RECORD) {
+                        return;
+                    }
+                    next.record.open(&credentials(101));
+                    let actor = Actor::new(&next.world, RECORD).as_process(101);
+                    let grant = actor.try_acquire().expect("nobody else is attached");
+                    next.world.section.enter(grant.token());
+                    assert!(actor.release(&grant), "it was taken from one that lives");
+                    marks.mark("kept");
+                }),
+            ]);
+        },
+    )
+    .reaching(&["kept"])
+}
+
 /// A collector that is stopped anywhere, and stays there: it keeps its byte, if it has one.
 #[must_use]
 pub fn collector_stops(steps: u32) -> Model {

@@ -117,6 +117,7 @@ fn plants() -> Vec<Plant> {
         record_closed_unswept by sessions::late_collector(),
         record_closed_unlooked by sessions::late_collector(),
         swept_unlooked by sessions::late_collector(),
+        state_read_late by sessions::newcomer_beside_collector(),
         byte_before_sweep by at_some_stop(sessions::collector_stops),
     };
     plants.extend(in_the_models! {

@@ -5,8 +5,8 @@ use caslock_loom::tiny;
 use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::reset::{NAMING_BROKEN_OFF, RESET_BROKEN_OFF, reset_broken_off};
 use caslock_loom::wide::scenarios::sessions::{
-    Beside, Heir, SecondLook, beat_and_evict, collector_stops, late_collector, session_killed,
-    two_attach,
+    Beside, Heir, SecondLook, beat_and_evict, collector_stops, late_collector,
+    newcomer_beside_collector, session_killed, two_attach,
 };
 
 use crate::{Part, parts};
@@ -32,6 +32,7 @@ fn two_sessions_never_share_a_record() {
 
 fn a_collector_takes_only_from_those_that_it_has_found_dead() {
     late_collector().prove();
+    newcomer_beside_collector().prove();
 }
 
 fn a_collector_that_is_stopped_makes_nobody_look_alive() {
