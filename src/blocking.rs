@@ -496,8 +496,8 @@ impl<'a> Blocking<'a> {
         }
         if self.looked_at == seen {
             // It has kept the slot, and is away for longer than that could be worth.
-            if let (false, Some((_, since_ns))) = (self.is_learned, self.last_look) {
-                let since_ns = clock::now_ns().saturating_sub(since_ns);
+            if let (false, Some((_, looked_ns))) = (self.is_learned, self.last_look) {
+                let since_ns = clock::now_ns().saturating_sub(looked_ns);
                 let occupancy = &self.session.contention.occupancy;
                 occupancy.look_in_vain(self.place.slot, since_ns);
             }

@@ -252,7 +252,7 @@ impl Spins {
 /// How long a look at a word that another processor has just written is taken to last before
 /// there was one, in nanoseconds: rather too long, for there is one in each turn, and none of a
 /// slot that counts as often free.
-const FIRST_TRANSFER_NS: u32 = 150;
+const FIRST_TRANSFER_NS: u64 = 150;
 
 /// A holder that comes back within so many such looks is not worth taking the slot from: to hand
 /// a cache line over, and back, takes longer.
@@ -281,7 +281,7 @@ pub(crate) struct Occupancy {
     slots: [Looks; 16],
     /// How long a look at a word that another processor has just written takes, with the reading
     /// of the clock, in nanoseconds: about the median. Machines differ fourfold in it.
-    transfer_ns: AtomicU32,
+    transfer_ns: AtomicU64,
 }
 
 /// What looks at a few slots have come to.
@@ -311,9 +311,8 @@ impl Occupancy {
     /// the look before, its grants came one every `period_ns`.
     pub(crate) fn look(&self, slot: u32, seen: OwnerWord, period_ns: u64) {
         self.add_up(slot, matches!(seen.owner(), Owner::Held(_)), period_ns);
-        // Left to all, as others may have it, it says nothing of turns.
-        if matches!(seen.owner(), Owner::Vacant(Vacancy::Kept(_))) && !self.is_low(slot) {
-            entry_of(&self.slots, slot).note_turn(slot, period_ns);
+        if matches!(seen.owner(), Owner::Vacant(Vacancy::Kept(_))) {
+            self.note_turn(slot, period_ns);
         }
     }
 
@@ -323,9 +322,7 @@ impl Occupancy {
         let since_ns = since_ns.max(self.transfers_ns(BRIEF_TRANSFERS));
         self.add_up(slot, false, since_ns);
         // So turns are as slow by now, or that one has lost its processor, which is seldom.
-        if !self.is_low(slot) {
-            entry_of(&self.slots, slot).note_turn(slot, since_ns);
-        }
+        self.note_turn(slot, since_ns);
     }
 
     /// What the looks have come to does not hold any more.
@@ -337,14 +334,20 @@ impl Occupancy {
     /// A look at a word that another processor had just written took so long.
     pub(crate) fn note_transfer(&self, took_ns: u64) {
         let was = self.transfer_ns.load(Ordering::Relaxed);
-        let next = step(was.into(), took_ns, 8, 8);
-        // A step takes it no further than there is room.
-        self.transfer_ns
-            .store(next.min(u32::MAX.into()) as u32, Ordering::Relaxed);
+        let next = step(was, took_ns.min(1_000 * MOST_ROUND_US), 8, 8);
+        self.transfer_ns.store(next, Ordering::Relaxed);
+    }
+
+    /// In a turn at the slot grants came one every `period_ns`.
+    fn note_turn(&self, slot: u32, period_ns: u64) {
+        // While it is left to all, as others may have it, it says nothing of turns.
+        if !self.is_low(slot) {
+            entry_of(&self.slots, slot).note_turn(slot, period_ns);
+        }
     }
 
     fn transfers_ns(&self, count: u64) -> u64 {
-        count * u64::from(self.transfer_ns.load(Ordering::Relaxed))
+        count * self.transfer_ns.load(Ordering::Relaxed)
     }
 
     /// The border is at one look of three that finds the slot free, or at two of three where the
@@ -403,7 +406,7 @@ impl Default for Occupancy {
         };
         Self {
             slots: std::array::from_fn(unknown),
-            transfer_ns: AtomicU32::new(FIRST_TRANSFER_NS),
+            transfer_ns: AtomicU64::new(FIRST_TRANSFER_NS),
         }
     }
 }

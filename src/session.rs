@@ -385,12 +385,11 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
     // another that came to collect might find the table full.
     let turn = wait_for_turn(fd).map_err(io("locking the session records"))?;
     // Others come and go all the while, into the records that were just looked at: once more, then.
-    let collect = || reclaim::collect(slots, records, &ByteLocks(fd), &Futex);
-    let looks = (0..MOST_LOOKS).map(|_| match claim()? {
-        Some(index) => Ok(Some(index)),
-        None => collect(),
-    });
-    let claimed = looks.filter_map(io::Result::transpose).next().transpose();
+    let look = || match claim()? {
+        None => reclaim::collect(slots, records, &ByteLocks(fd), &Futex),
+        mine => Ok(mine),
+    };
+    let claimed = (0..MOST_LOOKS).find_map(|_| look().transpose()).transpose();
     if turn {
         // Kept too long at worst: until this session ends.
         let _ = byte_lock::unlock(fd, byte_lock::COLLECT_BYTE);
@@ -791,10 +790,11 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, Watchdog, close_descriptors, deny, end_at};
+    use crate::os::testing::{Child, SharedPage, Watchdog, close_descriptors, deny, end_at, until};
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
     use std::fs;
+    use std::path::Path;
     use std::sync::mpsc;
     use tracing::{Event, Metadata, Subscriber, span};
 
@@ -875,8 +875,7 @@ mod tests {
             nix::unistd::getppid();
         });
         assert!(dead.ends_by(Signal::SIGSYS));
-        let reader = fs::File::open(&path).unwrap();
-        byte_lock::lock_for_reading(reader.as_fd(), byte_lock::COLLECT_BYTE).unwrap();
+        let _reader = locked_by_a_reader(&path, byte_lock::COLLECT_BYTE);
         Child::fork(|| {
             end_at(libc::SYS_clock_nanosleep);
             drop(LockTable::open(&path).unwrap());
@@ -902,11 +901,18 @@ mod tests {
         (dir, table)
     }
 
+    /// Somebody who may only read the table has this byte locked.
+    fn locked_by_a_reader(path: &Path, byte: u64) -> fs::File {
+        let reader = fs::File::open(path).unwrap();
+        byte_lock::lock_for_reading(reader.as_fd(), byte).unwrap();
+        reader
+    }
+
     #[test]
     fn who_may_only_read_makes_nobody_look_alive_to_who_collects() {
+        let _watchdog = Watchdog::start();
         let (dir, table) = left_by_the_dead();
-        let reader = fs::File::open(dir.path().join("t")).unwrap();
-        byte_lock::lock_for_reading(reader.as_fd(), byte_lock::session_byte(1)).unwrap();
+        let _reader = locked_by_a_reader(&dir.path().join("t"), byte_lock::session_byte(1));
         let lock = table.lock("job").unwrap();
         // Who collects frees the dead one's slot all the same, and has no use of its record.
         let full = LockTable::options().sessions(2);
@@ -922,9 +928,9 @@ mod tests {
 
     #[test]
     fn who_may_only_read_makes_nobody_look_alive_to_who_waits() {
+        let _watchdog = Watchdog::start();
         let (dir, table) = left_by_the_dead();
-        let reader = fs::File::open(dir.path().join("t")).unwrap();
-        byte_lock::lock_for_reading(reader.as_fd(), byte_lock::session_byte(1)).unwrap();
+        let _reader = locked_by_a_reader(&dir.path().join("t"), byte_lock::session_byte(1));
         let lock = table.lock("job").unwrap();
         let guard = lock.try_acquire().unwrap();
         assert!(guard.previous().departed().is_some());
@@ -940,11 +946,9 @@ mod tests {
             Owner::Held(holder) => Some(holder),
             _ => None,
         };
-        let slots = view.mapping.slots().iter();
-        let (slot, holder) = slots
-            .filter_map(|slot| Some((slot, holder_in(slot)?)))
-            .next()
-            .unwrap();
+        let mut slots = view.mapping.slots().iter();
+        let held = slots.find_map(|slot| Some((slot, holder_in(slot)?)));
+        let (slot, holder) = held.unwrap();
         let Some(collector) = Child::stopping_at_its_calls(|| {
             let options = LockTable::options().attended(true);
             drop(options.open(dir.path().join("t")).unwrap());
@@ -964,6 +968,46 @@ mod tests {
             beside_the_dead > 0 && after > 0,
             "{beside_the_dead}, {after}"
         );
+    }
+
+    #[test]
+    fn who_leaves_just_after_it_was_looked_at_leaves_its_room_to_who_looks() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        LockTable::options().sessions(2).create(&path).unwrap();
+        let page = SharedPage::new();
+        let leaver = Child::fork(|| {
+            let table = LockTable::open(&path).unwrap();
+            page.word(0).store(1, Ordering::Release);
+            until(|| page.word(1).load(Ordering::Acquire) == 1);
+            drop(table);
+        });
+        until(|| page.word(0).load(Ordering::Acquire) == 1);
+        let table = LockTable::open(&path).unwrap();
+        let lock = table.lock("job").unwrap();
+        let is_locked = |byte| lock.session().view.probe.is_locked(byte).unwrap();
+        let Some(opener) = Child::stopping_at_its_calls(|| {
+            let options = LockTable::options().attended(true);
+            drop(options.open(&path).unwrap());
+        }) else {
+            return;
+        };
+        while !is_locked(byte_lock::COLLECT_BYTE) {
+            assert!(opener.goes_on_to_its_next_call());
+        }
+        // Into the question whether the first lives, and out of it with the answer.
+        for _ in 0..2 {
+            assert!(opener.goes_on_to_its_next_call());
+        }
+        page.word(1).store(1, Ordering::Release);
+        leaver.join();
+        let mut is_in_and_has_had_its_turn = false;
+        while opener.goes_on_to_its_next_call() {
+            is_in_and_has_had_its_turn |=
+                is_locked(byte_lock::session_byte(0)) && !is_locked(byte_lock::COLLECT_BYTE);
+        }
+        assert!(is_in_and_has_had_its_turn, "who comes next waits for it");
     }
 
     /// Its number was another's by then, who lost it when the first session ended.

@@ -102,8 +102,8 @@ impl World {
 
     /// The last act of a process: the kernel lets go of its byte.
     pub fn die(&self, session: u32) {
+        self.let_go(session);
         let byte = &self.dead[session as usize];
-        byte.swap(1, Ordering::Release);
         // Who naps beside a marked certificate looks again and again: it will see it.
         self.futex.wake_one(byte);
         self.futex.wake_one(byte);
@@ -131,7 +131,7 @@ impl World {
             .is_ok()
     }
 
-    /// Who has a session's byte, and is no session after all, gives it back.
+    /// Who has a session's byte gives it back: what there is to see of that is the byte.
     pub fn let_go(&self, session: u32) {
         self.dead[session as usize].swap(1, Ordering::Release);
     }

@@ -161,8 +161,8 @@ pub fn sweeper_stops(steps: u32) -> Model {
     .reaching(&["found swept"])
 }
 
-/// What a session does before it uses the index of a dead one. The order is not the
-/// protocol's but its caller's: here it stands in the model, with the bug.
+/// What a session does before it uses the index of a dead one. `reclaim::collect` has swept by the
+/// time that the byte is taken (`scenarios/sessions.rs`); here that comes after it, or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
     /// It sweeps the slots that name the index.

@@ -61,6 +61,13 @@ impl Table {
         claimed
     }
 
+    /// Collects, and comes to nothing more.
+    fn collect_and_go(&self) {
+        if self.collect().is_some() {
+            self.world.let_go(RECORD);
+        }
+    }
+
     /// Attaches as `pid`; false if somebody else has the record.
     fn attach(&self, pid: u32) -> bool {
         let claim = || {
@@ -256,23 +263,18 @@ pub fn session_killed(beside: Beside, heir: Heir, steps: u32) -> Model {
     }
 }
 
-/// Two sessions that want the one record, and use their slot in it or not.
+/// Two sessions that want the one record.
 #[must_use]
-pub fn two_attach(uses_slot: bool) -> Model {
-    let model = Model::new(
-        format!(
-            "two sessions attach to a dead one's record{}",
-            if uses_slot { ", and use a slot" } else { "" }
-        ),
+pub fn two_attach() -> Model {
+    Model::new(
+        "two sessions attach to a dead one's record",
         "the kernel's byte lets one in at a time, and the second only after the first",
         2,
-        move |reached| {
+        |reached| {
             let table = Table::left_by_the_dead();
-            let attached = Arc::new(std::sync::atomic::AtomicU32::new(0));
             let all: Vec<_> = [101, 102]
                 .map(|pid| {
                     let (table, marks) = (table.clone(), reached.clone());
-                    let attached = attached.clone();
                     act(move || {
                         if !table.attach(pid) {
                             marks.mark("refused");
@@ -280,10 +282,8 @@ pub fn two_attach(uses_slot: bool) -> Model {
                         }
                         let view = table.record.view().expect("it is mine");
                         assert!(view.active && view.credentials == credentials(pid));
-                        if uses_slot {
-                            table.use_slot(pid).expect("nobody else is attached");
-                        }
-                        if attached.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+                        let grant = table.use_slot(pid).expect("nobody else is attached");
+                        if grant.token() == 3 {
                             marks.mark("one after the other");
                         }
                         table.detach();
@@ -294,8 +294,7 @@ pub fn two_attach(uses_slot: bool) -> Model {
             assert!(!table.record.is_active());
         },
     )
-    .reaching(&["refused", "one after the other"]);
-    if uses_slot { model.bounded(4) } else { model }
+    .reaching(&["refused", "one after the other"])
 }
 
 /// A collector that has found a session dead, and is late: meanwhile another comes into its
@@ -310,11 +309,7 @@ pub fn late_collector() -> Model {
             let table = Table::left_by_the_dead();
             let (late, next, marks) = (table.clone(), table.clone(), reached.clone());
             finish([
-                act(move || {
-                    if late.collect().is_some() {
-                        late.world.let_go(RECORD);
-                    }
-                }),
+                act(move || late.collect_and_go()),
                 act(move || {
                     if !next.attach(101) {
                         marks.mark("refused");
@@ -355,29 +350,26 @@ pub fn newcomer_beside_collector() -> Model {
         2,
         |reached| {
             let table = Table::left_by_the_dead();
-            assert!(table.collect().is_some(), "its session is dead");
+            table.collect_and_go();
+            assert!(!table.is_named(), "its session is dead");
             // As if it had died with nothing in hand.
             table.record.open(&credentials(100));
-            table.world.let_go(RECORD);
             let (late, next, marks) = (table.clone(), table.clone(), reached.clone());
             finish([
-                act(move || {
-                    if late.collect().is_some() {
-                        late.world.let_go(RECORD);
-                    }
-                }),
+                act(move || late.collect_and_go()),
                 act(move || {
                     if !next.world.try_revive(RECORD) {
                         return;
                     }
                     next.record.open(&credentials(101));
-                    let actor = Actor::new(&next.world, RECORD).as_process(101);
-                    let grant = actor.try_acquire().expect("nobody else is attached");
-                    next.world.section.enter(grant.token());
-                    assert!(actor.release(&grant), "it was taken from one that lives");
+                    next.use_slot(101).expect("nobody else is attached");
                     marks.mark("kept");
                 }),
             ]);
+            assert!(
+                table.world.is_dead(RECORD) || table.record.is_active(),
+                "a record was closed under its session"
+            );
         },
     )
     .reaching(&["kept"])

@@ -25,9 +25,7 @@ fn a_session_may_be_killed_at_any_step() {
 }
 
 fn two_sessions_never_share_a_record() {
-    for uses_slot in [false, true] {
-        two_attach(uses_slot).prove();
-    }
+    two_attach().prove();
 }
 
 fn a_collector_takes_only_from_those_that_it_has_found_dead() {
