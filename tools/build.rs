@@ -1,29 +1,54 @@
-//! Links the unwinder into the command line, where the C compiler has it as an archive.
+//! Links the C library and the unwinder into the command line, where this machine has both as
+//! archives.
 //!
-//! The shared libgcc_s is one more library for every start of `caslock run` to find, map
-//! and relocate, and asks the CPU for its features a dozen times, each of which leaves a
-//! virtual machine: a twentieth of a whole `caslock run NAME true`. Rust names the library
-//! by `-lgcc_s`; a linker script of that name, found first, puts the archive of the same
-//! code in its place. Whatever is not as it is expected here leaves the shared library.
+//! Each start of `caslock run` would have the loader find, map and relocate the shared ones:
+//! a sixth of a whole `caslock run NAME true` for libc, a twentieth for libgcc_s, which asks
+//! the CPU for its features a dozen times, and each of those leaves a virtual machine. Nothing
+//! here looks up users, hosts or locales, which is what a static C library is bad at.
+//!
+//! rustc names the libraries by `-l`, the shared ones first. Linker scripts of their names,
+//! found before them, put the archives in their place; `-static-pie` leaves out the loader.
+//! Whether that works is tried on a small program: whatever is not as it is expected here
+//! leaves the shared libraries. So does `--no-default-features`, for who packages.
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What rustc links on glibc. One it should ever add makes the trial fail, or is an archive.
+const C_LIBRARIES: [&str; 6] = ["c", "dl", "m", "pthread", "rt", "util"];
+
+/// A thread, and a panic that is caught: what of the libraries is hardest to link statically.
+const TRIAL: &str = r#"
+fn main() {
+    let thread = std::thread::spawn(|| std::panic::resume_unwind(Box::new(())));
+    assert!(thread.join().is_err());
+}
+"#;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
-    if let (true, Some(archive)) = (is_glibc_of_this_machine(), unwinder_archive()) {
-        let directory = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-        let script = format!("INPUT({})\n", archive.display());
-        if fs::write(directory.join("libgcc_s.so"), script).is_ok() {
-            println!("cargo::rustc-link-search=native={}", directory.display());
-        }
+    if !is_glibc_of_this_machine() || is_set("CARGO_CFG_TARGET_FEATURE", "crt-static") {
+        return;
+    }
+    let directory = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let wants_static = env::var_os("CARGO_FEATURE_STATIC").is_some();
+    let arguments = if wants_static && let Ok(arguments) = static_libraries(&directory) {
+        arguments
+    } else if let Ok(arguments) = static_unwinder(&directory) {
+        arguments
+    } else {
+        return;
+    };
+    for argument in arguments {
+        println!("cargo::rustc-link-arg-bins={argument}");
     }
 }
 
-/// Another target's linker would have to be asked for another target's archive.
+/// Another target's linker would have to be asked for another target's archives.
 fn is_glibc_of_this_machine() -> bool {
     let is = |name, value| env::var(name).is_ok_and(|found| found == value);
     is("CARGO_CFG_TARGET_OS", "linux")
@@ -31,19 +56,86 @@ fn is_glibc_of_this_machine() -> bool {
         && env::var_os("HOST") == env::var_os("TARGET")
 }
 
-/// The archive's path, as the C compiler that links tells it.
-fn unwinder_archive() -> Option<PathBuf> {
+/// Whether a variable that lists things, with commas, lists this.
+fn is_set(name: &str, value: &str) -> bool {
+    env::var(name).is_ok_and(|list| list.split(',').any(|set| set == value))
+}
+
+/// What the linker has to be told to take both from archives.
+fn static_libraries(directory: &Path) -> io::Result<Vec<String>> {
+    let scripts = directory.join("static");
+    let archives = ["gcc_eh", "gcc"].into_iter().chain(C_LIBRARIES);
+    let archives = archives.map(archive).collect::<io::Result<Vec<_>>>()?;
+    for library in C_LIBRARIES.into_iter().chain(["gcc_s"]) {
+        write_script(&scripts, library, &archives)?;
+    }
+    let arguments = vec![format!("-L{}", scripts.display()), "-static-pie".into()];
+    try_out(directory, &arguments)?;
+    Ok(arguments)
+}
+
+/// What the linker has to be told to take the unwinder alone from its archive.
+fn static_unwinder(directory: &Path) -> io::Result<Vec<String>> {
+    let scripts = directory.join("unwinder");
+    write_script(&scripts, "gcc_s", &[archive("gcc_eh")?])?;
+    let arguments = vec![format!("-L{}", scripts.display())];
+    try_out(directory, &arguments)?;
+    Ok(arguments)
+}
+
+/// The archive of a library, as the C compiler that links tells it.
+fn archive(library: &str) -> io::Result<String> {
     let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
     let asked = Command::new(linker)
-        .arg("-print-file-name=libgcc_eh.a")
-        .output()
-        .ok()?;
-    let path = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim_end());
+        .arg(format!("-print-file-name=lib{library}.a"))
+        .output()?;
+    let path = String::from_utf8(asked.stdout).map_err(io::Error::other)?;
+    let path = path.trim_end();
     // Not found, the compiler repeats the bare name. A script's words end at a blank.
-    let is_usable = path.is_absolute()
-        && path.is_file()
-        && path
-            .to_str()
-            .is_some_and(|path| !path.contains([' ', '"', '(', ')', ',']));
-    is_usable.then_some(path)
+    let is_usable = Path::new(path).is_absolute() && !path.contains([' ', '"', '(', ')', ',']);
+    if is_usable {
+        Ok(path.into())
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Puts the archives in the place of a shared library. They need one another.
+fn write_script(scripts: &Path, library: &str, archives: &[String]) -> io::Result<()> {
+    fs::create_dir_all(scripts)?;
+    let script = format!("GROUP({})\n", archives.join(" "));
+    fs::write(scripts.join(format!("lib{library}.so")), script)
+}
+
+/// Links a small program in the same way, and runs it.
+fn try_out(directory: &Path, arguments: &[String]) -> io::Result<()> {
+    let source = directory.join("trial.rs");
+    let program = directory.join("trial");
+    fs::write(&source, TRIAL)?;
+    let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets it"));
+    rustc.arg(&source).arg("-o").arg(&program);
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        rustc.arg("-C").arg(format!("linker={}", linker.display()));
+    }
+    if let Ok(flags) = env::var("CARGO_ENCODED_RUSTFLAGS") {
+        rustc.args(flags.split('\x1f').filter(|flag| !flag.is_empty()));
+    }
+    for argument in arguments {
+        rustc.arg("-C").arg(format!("link-arg={argument}"));
+    }
+    succeeds(&mut rustc)?;
+    succeeds(&mut Command::new(&program))
+}
+
+fn succeeds(command: &mut Command) -> io::Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(status.to_string()))
+    }
 }
