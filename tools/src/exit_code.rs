@@ -11,7 +11,7 @@ use std::io::{self, Write};
 
 use caslock::{AcquireError, ForceReleaseError, LockError, Lost, OpenError};
 
-use crate::output::printable;
+use crate::output::{of_stdout, printable};
 use crate::supervise::StartError;
 
 /// How `caslock` ends.
@@ -94,8 +94,7 @@ pub(crate) fn of_parse(error: &clap::Error, arguments: &[OsString]) -> ExitCode 
         true => ExitCode::Usage,
         false => ExitCode::Success,
     };
-    // A closed pipe is no reason to fail, and on a closed stderr nothing can be said.
-    let _ = if code == ExitCode::Success || arguments.iter().all(|it| is_printable(it)) {
+    let printed = if code == ExitCode::Success || arguments.iter().all(|it| is_printable(it)) {
         error.print()
     } else {
         // It repeats arguments as they are; and its colours cannot be told from theirs.
@@ -103,7 +102,11 @@ pub(crate) fn of_parse(error: &clap::Error, arguments: &[OsString]) -> ExitCode 
         let lines = text.lines().map(|line| format!("{}\n", printable(line)));
         io::stderr().write_all(lines.collect::<String>().as_bytes())
     };
-    code
+    match printed {
+        Err(unsaid) if code == ExitCode::Success => crate::report(&of_stdout(unsaid).into()),
+        // On a closed stderr nothing can be said.
+        _ => code,
+    }
 }
 
 fn is_printable(argument: &OsStr) -> bool {

@@ -164,7 +164,7 @@ impl Out {
 }
 
 /// Says what the error is about, which the kernel leaves to the caller.
-fn of_stdout(error: io::Error) -> io::Error {
+pub(crate) fn of_stdout(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 

@@ -5,23 +5,23 @@ use std::path::Path;
 
 use caslock::printable;
 
-/// A lock's name as an argument that can be pasted into a shell, or `NAME` where that would
-/// take more than a pair of quotes.
+/// A lock's name as an argument that can be pasted into a shell, or `NAME` where shells do not
+/// agree how.
 pub(crate) fn argument(name: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,=".contains(c);
-    let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains(['\'', '\\']);
+    let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains('\\');
     if name.is_empty() || name.starts_with('-') || !is_quotable {
         Cow::Borrowed("NAME")
     } else if name.chars().all(plain) {
         Cow::Borrowed(name)
     } else {
-        Cow::Owned(format!("'{name}'"))
+        Cow::Owned(format!("'{}'", name.replace('\'', r"'\''")))
     }
 }
 
 /// What `caslock` needs before its verb to be about the table at this absolute path:
-/// `--table PATH ` with the blank. A path that takes more than a pair of quotes is left to
-/// whoever pastes.
+/// `--table PATH ` with the blank. A path on which shells do not agree is left to whoever
+/// pastes.
 pub(crate) fn table_option(path: &Path) -> String {
     let quoted = path.to_str().map(argument);
     // An absolute path is never the word that stands for what cannot be quoted.
@@ -40,7 +40,8 @@ mod tests {
     fn names_are_shown_as_one_can_paste_them() {
         assert_eq!(argument("db/main-1"), "db/main-1");
         assert_eq!(argument("a b$c"), "'a b$c'");
-        for name in ["", "-n", "it's", "a\\u{1b}", "a\x1b"] {
+        assert_eq!(argument("it's"), r"'it'\''s'");
+        for name in ["", "-n", "a\\u{1b}", "a\x1b"] {
             assert_eq!(argument(name), "NAME", "{name:?}");
         }
     }
@@ -50,7 +51,8 @@ mod tests {
         for (path, option) in [
             ("/run/app.table", "--table /run/app.table "),
             ("/run/my app.table", "--table '/run/my app.table' "),
-            ("/run/o'clock.table", "--table PATH "),
+            ("/run/o'clock.table", r"--table '/run/o'\''clock.table' "),
+            (r"/run/a\b.table", "--table PATH "),
             ("/run/a\x1b.table", "--table PATH "),
         ] {
             assert_eq!(table_option(Path::new(path)), option);

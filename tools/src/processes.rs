@@ -99,17 +99,19 @@ fn inode(line: &[u8]) -> Option<u64> {
     str::from_utf8(fields.nth(4)?).ok()?.parse().ok()
 }
 
-/// The processes that have mapped a file that once stood at the path, and how many more there
-/// are that may not be looked into.
-pub(crate) fn users_of_deleted(path: &Path) -> (Vec<Process>, usize) {
-    let mut unseen = 0;
+/// The processes that have mapped a file that once stood at the path, and those that may not be
+/// looked into.
+pub(crate) fn users_of_deleted(path: &Path) -> (Vec<Process>, Vec<Process>) {
+    let mut unseen = Vec::new();
     let shown = shown_in_maps(&canonical(path));
     let mapped = [b" ", &*shown, b" (deleted)"].concat();
-    let found = those_that(|process| match fs::read(process.join("maps")) {
+    let found = those_that(|pid, process| match fs::read(process.join("maps")) {
         Ok(maps) => lines(&maps).any(|line| line.ends_with(&mapped)),
         Err(error) => {
             let is_refused = error.kind() == io::ErrorKind::PermissionDenied;
-            unseen += usize::from(is_refused && !is_without_memory(process));
+            if is_refused && !is_without_memory(process) {
+                unseen.push(Process::of(pid));
+            }
             false
         }
     });
@@ -163,7 +165,7 @@ fn those_with_lock(table: &Metadata, is_meant: impl Fn(&FileLock) -> bool) -> Ve
             .filter_map(FileLock::parse)
             .any(|lock| is_meant(&lock))
     };
-    those_that(|process| {
+    those_that(|_, process| {
         let Ok(descriptors) = fs::read_dir(process.join("fdinfo")) else {
             return false;
         };
@@ -221,7 +223,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The processes but for this one, whose directory under `/proc` has what is looked for.
-fn those_that(mut have: impl FnMut(&Path) -> bool) -> Vec<Process> {
+fn those_that(mut have: impl FnMut(u32, &Path) -> bool) -> Vec<Process> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -231,7 +233,7 @@ fn those_that(mut have: impl FnMut(&Path) -> bool) -> Vec<Process> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if pid == process::id() || !have(&process.path()) {
+        if pid == process::id() || !have(pid, &process.path()) {
             continue;
         }
         found.push(Process::of(pid));

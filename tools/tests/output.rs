@@ -158,6 +158,8 @@ fn a_full_disk_is_a_failure() {
         &["show", "job"],
         &["doctor"],
         &["sessions"],
+        &["--version"],
+        &["run", "--help"],
     ] {
         let Ok(full) = File::options().write(true).open("/dev/full") else {
             skip("there is no /dev/full here");

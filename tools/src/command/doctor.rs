@@ -242,10 +242,13 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
     if !left_behind.is_empty() {
         Ok(())
     } else if are_processes_shown() {
-        let but = match unseen {
+        let but = match unseen.len() {
             0 => String::new(),
-            _ if geteuid().is_root() => format!(", but {unseen} could not be looked into"),
-            _ => format!(", but {unseen} could not be looked into (ask as root)"),
+            _ if geteuid().is_root() => {
+                let who = processes::named(&unseen);
+                format!(", but {who} could not be looked into")
+            }
+            others => format!(", but {others} could not be looked into (ask as root)"),
         };
         report.ok(
             "in place",
