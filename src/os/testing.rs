@@ -24,9 +24,11 @@ pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it is the mess
 impl Watchdog {
     pub(crate) fn start() -> Self {
         let (alive, watched) = channel::<()>();
+        let test = thread::current().name().unwrap_or_default().to_owned();
         thread::spawn(move || {
             if watched.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("a test hangs");
+                // Past the capture of its output, which ends here as well.
+                let _ = writeln!(io::stderr(), "{test} hangs");
                 std::process::abort();
             }
         });

@@ -40,7 +40,9 @@ pub(crate) fn watchdog_of(test: &'static str, limit: Duration) -> Watchdog {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
         if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: {test} still runs after {limit:?}; ending it and its children");
+            let what = "still runs; ending it and its children";
+            // Past the capture of its output, which ends here as well.
+            let _ = writeln!(io::stderr(), "watchdog: after {limit:?} {test} {what}");
             child::kill_all();
             std::process::abort();
         }
