@@ -95,7 +95,7 @@ mod tests {
     use crate::mapping::{Access, TableFile};
     use crate::os::certificate::{is_intact, is_marked};
     use crate::os::process;
-    use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, until};
+    use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, spawn_in_child, until};
     use crate::protocol::word::Identity;
     use crate::sync::Ordering;
     use crate::table::LockTable;
@@ -213,7 +213,7 @@ mod tests {
         let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
         let theirs = path.clone();
         let child = Child::fork(move || {
-            thread::spawn(move || {
+            spawn_in_child(move || {
                 let table = open(&theirs);
                 let _attendance = table.attend();
                 page.word(0).store(table.session() + 1, Ordering::Release);

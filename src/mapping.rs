@@ -782,7 +782,9 @@ mod tests {
     use crate::os::byte_lock::{self, Probe};
     use crate::os::fork::hold_forks;
     use crate::os::process;
-    use crate::os::testing::{Child, Privilege, SharedPage, Watchdog, skip, tmpfs, until};
+    use crate::os::testing::{
+        Child, Privilege, SharedPage, Watchdog, skip, spawn_in_child, tmpfs, until,
+    };
     use crate::policy::Reclaim;
     use crate::sync::Ordering;
     use crate::table::LockTable;
@@ -790,6 +792,7 @@ mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
 
@@ -1163,28 +1166,27 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let page = SharedPage::new();
+        let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
         Child::fork(|| {
             tmpfs(dir.path(), c"size=1m");
             let Some(server) = mount_silence(dir.path()) else {
                 return skip(format_args!("no FUSE filesystem may be mounted"));
             };
             let path = dir.path().join("t");
-            thread::scope(|scope| {
-                let opener = scope.spawn(|| {
-                    page.word(0).store(process::tid(), Ordering::Release);
-                    LockTable::open(&path).unwrap_err()
-                });
-                until(|| {
-                    let opener = page.word(0).load(Ordering::Acquire);
-                    let stat = fs::read_to_string(format!("/proc/self/task/{opener}/stat"));
-                    stat.is_ok_and(|stat| stat.contains(") D "))
-                });
-                Child::fork(|| {}).join();
-                drop(server);
-                let refused = opener.join().unwrap();
-                assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
+            let (tell, told) = mpsc::channel();
+            spawn_in_child(move || {
+                page.word(0).store(process::tid(), Ordering::Release);
+                tell.send(LockTable::open(&path).unwrap_err()).unwrap();
             });
+            until(|| {
+                let opener = page.word(0).load(Ordering::Acquire);
+                let stat = fs::read_to_string(format!("/proc/self/task/{opener}/stat"));
+                stat.is_ok_and(|stat| stat.contains(") D "))
+            });
+            Child::fork(|| {}).join();
+            drop(server);
+            let refused = told.recv().unwrap();
+            assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
         })
         .join();
     }

@@ -461,7 +461,7 @@ impl LockTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::testing::{Child, SharedPage, Watchdog, until};
+    use crate::os::testing::{Child, SharedPage, Watchdog, spawn_in_child, until};
     use crate::sync::Ordering;
     use std::mem;
 
@@ -508,28 +508,26 @@ mod tests {
         // So large that a reset takes some milliseconds.
         Options::default().slots(1 << 16).create(&path).unwrap();
         for round in 0..16 {
-            let page = SharedPage::new();
+            let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
             let resetter = Child::fork(|| {
-                thread::scope(|scope| {
-                    scope.spawn(|| {
-                        loop {
-                            let child = Child::fork(|| {
-                                Child::outlive_parent();
-                                // Not for ever, should the test be ended meanwhile.
-                                let mut looks = 0..30_000;
-                                let told = || page.word(0).load(Ordering::Acquire) != 0;
-                                until(|| told() || looks.next().is_none());
-                            });
-                            mem::forget(child);
-                            thread::sleep(Duration::from_micros(300));
-                        }
-                    });
+                spawn_in_child(|| {
                     loop {
-                        outdate(&path);
-                        drop(LockTable::open(&path).unwrap());
-                        page.word(1).fetch_add(1, Ordering::AcqRel);
+                        let child = Child::fork(|| {
+                            Child::outlive_parent();
+                            // Not for ever, should the test be ended meanwhile.
+                            let mut looks = 0..30_000;
+                            let told = || page.word(0).load(Ordering::Acquire) != 0;
+                            until(|| told() || looks.next().is_none());
+                        });
+                        mem::forget(child);
+                        thread::sleep(Duration::from_micros(300));
                     }
                 });
+                loop {
+                    outdate(&path);
+                    drop(LockTable::open(&path).unwrap());
+                    page.word(1).fetch_add(1, Ordering::AcqRel);
+                }
             });
             until(|| page.word(1).load(Ordering::Acquire) > 2);
             thread::sleep(Duration::from_micros(700 * round));

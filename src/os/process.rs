@@ -235,7 +235,7 @@ fn is_nobodys(pid: u32) -> bool {
 mod tests {
     use super::*;
     use crate::os::testing::{
-        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, skip, until,
+        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, skip, spawn_in_child, until,
     };
     use crate::sync::Ordering;
     use std::thread;
@@ -276,7 +276,7 @@ mod tests {
         let _watchdog = Watchdog::start();
         let page: &SharedPage = Box::leak(Box::new(SharedPage::new()));
         let child = Child::fork(|| {
-            thread::spawn(|| {
+            spawn_in_child(|| {
                 page.word(0).store(1, Ordering::Release);
                 forever()
             });
@@ -303,9 +303,9 @@ mod tests {
             fn chain(page: &'static SharedPage) {
                 page.word(0).fetch_add(1, Ordering::AcqRel);
                 page.word(1).store(tid(), Ordering::Release);
-                thread::spawn(move || chain(page));
+                spawn_in_child(move || chain(page));
             }
-            thread::spawn(move || chain(page));
+            spawn_in_child(move || chain(page));
             exit_alone();
         });
         until(|| has_exited(child.pid()) == Some(true));
@@ -329,7 +329,7 @@ mod tests {
         let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
         let child = Child::fork(move || {
             for at in 0..2 {
-                thread::spawn(move || {
+                spawn_in_child(move || {
                     page.word(at).store(tid(), Ordering::Release);
                     until(|| page.word(2).load(Ordering::Acquire) > at as u32);
                     if at == 1 {
@@ -364,7 +364,7 @@ mod tests {
         let _watchdog = Watchdog::start();
         let page: &'static SharedPage = Box::leak(Box::new(SharedPage::new()));
         let child = Child::fork(|| {
-            thread::spawn(|| {
+            spawn_in_child(|| {
                 page.word(0).store(tid(), Ordering::Release);
                 forever()
             });

@@ -1,10 +1,15 @@
 //! What the tests of the system calls share: forked children that never outlive a test,
 //! shared pages, a watchdog, and a way to take a system call away.
+//!
+//! A child is forked while the threads of other tests run, and what they have locked then stays
+//! locked in it, but for what the C library sees to. So it starts its threads by
+//! [`spawn_in_child`], and neither prints by the standard library nor panics where all is well:
+//! a thread's start, a line and a panic's message each take a lock there.
 
 use std::ffi::{CStr, CString};
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -16,6 +21,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sig
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use super::thread::Thread;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Ends the whole test process if it is still there after a minute.
@@ -27,8 +33,7 @@ impl Watchdog {
         let test = thread::current().name().unwrap_or_default().to_owned();
         thread::spawn(move || {
             if watched.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-                // Past the capture of its output, which ends here as well.
-                let _ = writeln!(io::stderr(), "{test} hangs");
+                say(format_args!("{test} hangs"));
                 std::process::abort();
             }
         });
@@ -156,6 +161,11 @@ impl Drop for Child {
     }
 }
 
+/// Starts a thread of a forked child: one of the standard library's may wait for ever.
+pub(crate) fn spawn_in_child(code: impl FnOnce() + Send + 'static) {
+    drop(Thread::start(c"test", code).expect("thread"));
+}
+
 /// Ends the calling thread alone, other than a return from the process's first.
 pub(crate) fn exit_alone() -> ! {
     // SAFETY:
@@ -268,7 +278,12 @@ pub(crate) fn skip(why: impl Display) {
     let thread = thread::current();
     let test = thread.name().unwrap_or_default();
     let test = test.rsplit_once("::").map_or(test, |(_, test)| test);
-    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
+    say(format_args!("skipped: {test}: {why}"));
+}
+
+/// Says something past the capture of a test's output, and without a lock.
+fn say(what: impl Display) {
+    let _ = rustix::io::write(io::stderr(), format!("{what}\n").as_bytes());
 }
 
 /// What root may do, as numbered in `capabilities(7)`.
