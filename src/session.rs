@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -66,7 +67,7 @@ impl Lingering {
 
 /// A session, as its handles share it. Dropping the last detaches, unless a guard was forgotten.
 pub(crate) struct Session {
-    shared: Arc<Shared>,
+    shared: ManuallyDrop<Arc<Shared>>,
 }
 
 /// What handles and the keeper thread both use.
@@ -139,7 +140,8 @@ impl Session {
         share_witness: bool,
         attended: bool,
     ) -> Result<Attached, OpenError> {
-        // Kept to be dropped after the locks: the last handle of a session joins its keeper.
+        // Kept to be dropped after the locks: the last handle of a session joins its keeper, and
+        // what ends with it may be the application's.
         let (mut closed, mut over) = (Vec::new(), Vec::new());
         let _hold = hold;
         // To be closed before forks go on.
@@ -167,7 +169,8 @@ impl Session {
             None => {
                 // Looked at first: what has ended by then leaves its room behind.
                 let is_its = |entry: &&Registered| entry.file == id;
-                let one_ends = registry.iter().filter(is_its).any(Registered::is_ending);
+                let mut earlier = registry.iter().filter(is_its);
+                let one_ends = earlier.any(|entry| entry.is_ending(&mut over));
                 let session = match Self::attach_anew(file, share_witness) {
                     Ok(Some(session)) => session,
                     Ok(None) => return Ok(Attached::NotInReset),
@@ -177,7 +180,7 @@ impl Session {
                     Err(error) => return Err(error),
                 };
                 for entry in &*registry {
-                    over.extend(entry.succeeded_by(&session));
+                    entry.be_succeeded_by(&session, &mut over);
                 }
                 let session = Arc::new(session);
                 registry.push(Registered {
@@ -258,7 +261,13 @@ impl Session {
             lost_calls: Mutex::default(),
             remains: Arc::default(),
         });
-        Ok(Some(Self { shared }))
+        Ok(Some(Self::of(shared)))
+    }
+
+    const fn of(shared: Arc<Shared>) -> Self {
+        Self {
+            shared: ManuallyDrop::new(shared),
+        }
     }
 
     fn see_to_keeper(&self, attended: bool) -> Result<(), OpenError> {
@@ -305,69 +314,80 @@ impl Session {
 }
 
 impl Registered {
-    /// The session, also if nothing is left of it but a grant that was forgotten. What else it had
-    /// in hand for a moment goes to `over`, to be dropped after the locks.
-    fn session(&mut self, over: &mut Vec<Arc<Shared>>) -> Option<Arc<Session>> {
+    /// Has a look at the session, if there is something left of it. Whoever drops its last handle
+    /// waits for that; where nobody does, and it ends here, it goes to `over`.
+    fn look<T>(&self, over: &mut Vec<Shared>, at: impl FnOnce(&Arc<Shared>) -> T) -> Option<T> {
+        let shared = self.shared.upgrade()?;
+        let seen = at(&shared);
+        over.extend(Arc::into_inner(shared));
+        Some(seen)
+    }
+
+    /// The session, also if nothing is left of it but a grant that was forgotten.
+    fn session(&mut self, over: &mut Vec<Shared>) -> Option<Arc<Session>> {
         if let Some(session) = self.session.upgrade() {
             return Some(session);
         }
-        let shared = self.shared.upgrade()?;
-        over.push(Arc::clone(&shared));
-        // In a forked child another thread of the parent may have locked what is asked next.
-        if shared.gate.state() != Gate::OPEN {
-            return None;
-        }
-        let shared = shared.take_lingering()?;
-        let session = Arc::new(Session { shared });
+        let lingering = self.look(over, |shared| match shared.gate.state() {
+            Gate::OPEN => shared.take_lingering(),
+            // In a forked child another thread of the parent may have locked what that asks.
+            _ => None,
+        });
+        let session = Arc::new(Session::of(lingering??));
         self.session = Arc::downgrade(&session);
         Some(session)
     }
 
     /// Whether it has no handles any more, and is about to give its record back, if it is not
     /// doing so.
-    fn is_ending(&self) -> bool {
-        let lingers = |shared: Arc<Shared>| shared.gate.is_wiped() || shared.lingers();
-        self.session.strong_count() == 0 && !self.shared.upgrade().is_some_and(lingers)
+    fn is_ending(&self, over: &mut Vec<Shared>) -> bool {
+        let lingers = |shared: &Arc<Shared>| shared.gate.is_wiped() || shared.lingers();
+        self.session.strong_count() == 0 && self.look(over, lingers) != Some(true)
     }
 
     /// What is left of an earlier session after this process has attached as `own`: without a
     /// descriptor whose number is `own`'s now, for the kernel gives none out that is open, so a
     /// stranger has closed it. And of a parent's session of which there is no handle any more, and
     /// whose other threads cannot drop theirs here, without the others, too.
-    fn succeeded_by(&self, own: &Shared) -> Option<Arc<Shared>> {
-        let shared = self.shared.upgrade()?;
-        let own_probe = own.view.probe.number();
-        let own = own.place_and_witness().map(Kept::number);
-        for number in own.chain([own_probe]) {
-            let earlier = shared.place_and_witness();
-            earlier.for_each(|kept| kept.forget(number));
-        }
-        if shared.gate.is_wiped() && self.session.strong_count() == 0 {
-            shared.abandon();
-        }
-        Some(shared)
+    fn be_succeeded_by(&self, own: &Shared, over: &mut Vec<Shared>) {
+        self.look(over, |shared| {
+            let own_probe = own.view.probe.number();
+            let own = own.place_and_witness().map(Kept::number);
+            for number in own.chain([own_probe]) {
+                let earlier = shared.place_and_witness();
+                earlier.for_each(|kept| kept.forget(number));
+            }
+            if shared.gate.is_wiped() && self.session.strong_count() == 0 {
+                shared.abandon();
+            }
+        });
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.gate.is_wiped() {
-            self.abandon();
+        // SAFETY:
+        // - taken once, and not used after.
+        let shared = unsafe { ManuallyDrop::take(&mut self.shared) };
+        if shared.gate.is_wiped() {
+            shared.abandon();
             return;
         }
         // The lock of a guard that was forgotten is this process's for as long as that lives, and
         // so is the session. Said first: whoever opens the table meanwhile is to get this one.
-        *self.lingering.lock() = Lingering::Briefly(Arc::clone(&self.shared));
-        if !self.stop_lingering() {
+        *shared.lingering.lock() = Lingering::Briefly(Arc::clone(&shared));
+        if !shared.stop_lingering() {
             return;
         }
-        let Some(keeper) = self.keeper.lock().take() else {
-            self.leave();
-            return;
-        };
-        self.view.notify(self.identity.session());
-        // It runs nobody's code but ours, and has nothing to tell.
-        keeper.join();
+        let keeper = shared.keeper.lock().take();
+        if let Some(keeper) = keeper {
+            shared.view.notify(shared.identity.session());
+            // It runs nobody's code but ours, and has nothing to tell.
+            keeper.join();
+        } else {
+            shared.leave();
+        }
+        shared.end();
     }
 }
 
@@ -629,6 +649,21 @@ impl Shared {
     pub(crate) fn stand_in(&self) {
         self.beat(clock::now_ns());
         self.look_around(true);
+    }
+
+    /// Ends what was a session: its mapping is gone then, and its byte unlocked. Waits for threads
+    /// that attach, of which each has a look at all sessions of the process.
+    fn end(mut self: Arc<Self>) {
+        /// Of a thread that has lost its processor amid some instructions.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let begun_ns = clock::now_ns();
+        while let Err(seen) = Arc::try_unwrap(self) {
+            self = seen;
+            if clock::now_ns() - begun_ns > nanos(PATIENCE) {
+                return;
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Closes the session's record: nobody beats any more.
@@ -1055,6 +1090,41 @@ mod tests {
             "{mask:x}"
         );
         assert!(!is_blocked(Signal::SIGSEGV), "{mask:x}");
+    }
+
+    /// They have all sessions in hand for a moment, and had the byte of this one until they had
+    /// attached.
+    #[test]
+    fn the_last_handle_takes_its_byte_along_whoever_attaches_to_other_tables() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = open();
+        let path = dir.path().join("t");
+        let asker = fs::File::open(&path).unwrap();
+        let is_locked = || {
+            let byte = byte_lock::session_byte(0);
+            byte_lock::is_locked_for_writing(asker.as_fd(), byte).unwrap()
+        };
+        assert!(is_locked());
+        drop(table);
+        let is_over = AtomicU32::new(0);
+        let left_locked = thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let dir = tempfile::tempdir().unwrap();
+                    while is_over.load(Ordering::Relaxed) == 0 {
+                        drop(LockTable::open(dir.path().join("other")).unwrap());
+                    }
+                });
+            }
+            let is_left_locked = |_: &u32| {
+                drop(LockTable::open(&path).unwrap());
+                is_locked()
+            };
+            let left_locked = (0..400).filter(is_left_locked).count();
+            is_over.store(1, Ordering::Relaxed);
+            left_locked
+        });
+        assert_eq!(left_locked, 0);
     }
 
     #[test]
