@@ -376,7 +376,7 @@ impl Drop for Session {
         // The lock of a guard that was forgotten is this process's for as long as that lives, and
         // so is the session. Said first: whoever opens the table meanwhile is to get this one.
         *shared.lingering.lock() = Lingering::Briefly(Arc::clone(&shared));
-        if !shared.stop_lingering() {
+        if !shared.stop_lingering(|lingering| !matches!(lingering, Lingering::No)) {
             return;
         }
         let keeper = shared.keeper.lock().take();
@@ -706,11 +706,15 @@ impl Shared {
     }
 
     /// Begins the end of a session without handles, and says so: unless a guard was forgotten, of
-    /// a table that is still there, or somebody has taken it up again.
-    fn stop_lingering(&self) -> bool {
+    /// a table that is still there, or it is not in the state that is meant: somebody has taken it
+    /// up again.
+    fn stop_lingering(&self, is_meant: impl FnOnce(&Lingering) -> bool) -> bool {
         // Under the lock from the look on: whoever takes the session up in between may forget a
         // guard in its turn.
         let mut lingering = self.lingering.lock();
+        if !is_meant(&lingering) {
+            return false;
+        }
         match lingering.take() {
             Some(shared) if !self.is_table_gone() && self.holds_any() => {
                 *lingering = Lingering::On(shared);
@@ -728,7 +732,8 @@ impl Shared {
     /// Ends a session that goes on without handles for nothing: its table is gone, or the
     /// forgotten grant was taken from it.
     fn end_lingering(&self) {
-        if self.lingers() && self.stop_lingering() {
+        // What lingers briefly is ended by who drops its last handle, and waits for the end.
+        if self.stop_lingering(|lingering| matches!(lingering, Lingering::On(_))) {
             // The application's, and so is what dropping them does.
             let calls = std::mem::take(&mut *self.lost_calls.lock());
             let _ = self.aside(move || drop(calls));
@@ -1090,6 +1095,23 @@ mod tests {
             "{mask:x}"
         );
         assert!(!is_blocked(Signal::SIGSEGV), "{mask:x}");
+    }
+
+    #[test]
+    fn the_last_handle_waits_for_who_has_its_session_in_hand() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = open();
+        let asker = fs::File::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let in_hand = Arc::clone(&lock.session().shared);
+        let looker = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(in_hand);
+        });
+        drop((lock, table));
+        let byte = byte_lock::session_byte(0);
+        assert!(!byte_lock::is_locked_for_writing(asker.as_fd(), byte).unwrap());
+        looker.join().unwrap();
     }
 
     /// They have all sessions in hand for a moment, and had the byte of this one until they had

@@ -23,8 +23,12 @@ const C_LIBRARIES: [&str; 6] = ["c", "dl", "m", "pthread", "rt", "util"];
 /// A thread, and a panic that is caught: what of the libraries is hardest to link statically.
 const TRIAL: &str = r#"
 fn main() {
-    let thread = std::thread::spawn(|| std::panic::resume_unwind(Box::new(())));
-    assert!(thread.join().is_err());
+    let thread = std::thread::spawn(|| {
+        if cfg!(panic = "unwind") {
+            std::panic::resume_unwind(Box::new(()));
+        }
+    });
+    assert_eq!(thread.join().is_err(), cfg!(panic = "unwind"));
 }
 "#;
 
@@ -92,8 +96,12 @@ fn archive(library: &str) -> io::Result<String> {
     let path = String::from_utf8(asked.stdout).map_err(io::Error::other)?;
     let path = path.trim_end();
     // Not found, the compiler repeats the bare name. A script's words end at a blank.
-    let is_usable = Path::new(path).is_absolute() && !path.contains([' ', '"', '(', ')', ',']);
+    let is_usable = Path::new(path).is_absolute()
+        && Path::new(path).is_file()
+        && !path.contains([' ', '"', '(', ')', ',']);
     if is_usable {
+        // With the compiler's next version it may lie elsewhere.
+        println!("cargo::rerun-if-changed={path}");
         Ok(path.into())
     } else {
         Err(io::ErrorKind::NotFound.into())
@@ -114,6 +122,7 @@ fn try_out(directory: &Path, arguments: &[String]) -> io::Result<()> {
     fs::write(&source, TRIAL)?;
     let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets it"));
     rustc.arg(&source).arg("-o").arg(&program);
+    rustc.arg("--cap-lints=allow");
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={}", linker.display()));
     }
@@ -124,7 +133,8 @@ fn try_out(directory: &Path, arguments: &[String]) -> io::Result<()> {
         rustc.arg("-C").arg(format!("link-arg={argument}"));
     }
     succeeds(&mut rustc)?;
-    succeeds(&mut Command::new(&program))
+    // What it may leave behind, a profile for one, is not to lie among the sources.
+    succeeds(Command::new(&program).current_dir(directory))
 }
 
 fn succeeds(command: &mut Command) -> io::Result<()> {

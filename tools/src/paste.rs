@@ -12,7 +12,7 @@ pub(crate) fn argument(name: &str) -> Cow<'_, str> {
     let is_quotable = matches!(printable(name), Cow::Borrowed(_)) && !name.contains('\\');
     if name.is_empty() || name.starts_with('-') || !is_quotable {
         Cow::Borrowed("NAME")
-    } else if name.chars().all(plain) {
+    } else if name.chars().all(plain) && !name.starts_with('=') {
         Cow::Borrowed(name)
     } else {
         Cow::Owned(format!("'{}'", name.replace('\'', r"'\''")))
@@ -40,6 +40,11 @@ mod tests {
     fn names_are_shown_as_one_can_paste_them() {
         assert_eq!(argument("db/main-1"), "db/main-1");
         assert_eq!(argument("a b$c"), "'a b$c'");
+        assert_eq!(
+            argument("=cat"),
+            "'=cat'",
+            "a command's path, for some shells"
+        );
         assert_eq!(argument("it's"), r"'it'\''s'");
         for name in ["", "-n", "a\\u{1b}", "a\x1b"] {
             assert_eq!(argument(name), "NAME", "{name:?}");
