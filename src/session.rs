@@ -654,8 +654,9 @@ impl Shared {
     /// Ends what was a session: its mapping is gone then, and its byte unlocked. Waits for threads
     /// that attach, of which each has a look at all sessions of the process.
     fn end(mut self: Arc<Self>) {
-        /// Of a thread that has lost its processor amid some instructions.
-        const PATIENCE: Duration = Duration::from_secs(1);
+        /// Of a thread that has lost its processor amid some instructions: a second was seen on a
+        /// busy machine.
+        const PATIENCE: Duration = Duration::from_secs(10);
         let begun_ns = clock::now_ns();
         while let Err(seen) = Arc::try_unwrap(self) {
             self = seen;
