@@ -44,27 +44,6 @@ struct Registered {
     remains: Weak<()>,
 }
 
-/// A session that has no handles, but itself.
-#[derive(Default)]
-enum Lingering {
-    /// It has handles, or is over.
-    #[default]
-    No,
-    /// The last handle is being dropped.
-    Briefly(Arc<Shared>),
-    /// A guard was forgotten, so it has to go on.
-    On(Arc<Shared>),
-}
-
-impl Lingering {
-    fn take(&mut self) -> Option<Arc<Shared>> {
-        match std::mem::take(self) {
-            Self::No => None,
-            Self::Briefly(shared) | Self::On(shared) => Some(shared),
-        }
-    }
-}
-
 /// A session, as its handles share it. Dropping the last detaches, unless a guard was forgotten.
 pub(crate) struct Session {
     shared: ManuallyDrop<Arc<Shared>>,
@@ -85,7 +64,8 @@ pub(crate) struct Shared {
     /// None as long as the session is attended instead ([`crate::Attendance`]).
     keeper: Mutex<Option<Thread>>,
     stopping: AtomicU32,
-    lingering: Mutex<Lingering>,
+    /// Itself, where it goes on without handles: a guard was forgotten.
+    lingering: Mutex<Option<Arc<Shared>>>,
     pub(crate) contention: Contention,
     watches: Mutex<HashMap<u32, Watch>>,
     /// Slots that this session ever resolved: where a guard may have been forgotten.
@@ -374,11 +354,14 @@ impl Drop for Session {
             return;
         }
         // The lock of a guard that was forgotten is this process's for as long as that lives, and
-        // so is the session. Said first: whoever opens the table meanwhile is to get this one.
-        *shared.lingering.lock() = Lingering::Briefly(Arc::clone(&shared));
-        if !shared.stop_lingering(|lingering| !matches!(lingering, Lingering::No)) {
+        // so is the session. Whoever opens the table meanwhile waits for what comes of it.
+        let mut lingering = shared.lingering.lock();
+        if shared.is_of_use() {
+            *lingering = Some(Arc::clone(&shared));
             return;
         }
+        shared.stop();
+        drop(lingering);
         let keeper = shared.keeper.lock().take();
         if let Some(keeper) = keeper {
             shared.view.notify(shared.identity.session());
@@ -680,8 +663,8 @@ impl Shared {
         }
     }
 
-    /// Takes the session out of its own hands, into those of whoever opens its table. Waits for
-    /// one whose last handle is being dropped just now.
+    /// Takes the session out of its own hands, into those of whoever opens its table, if it lingers.
+    /// Waits for one whose last handle is being dropped just now.
     fn take_lingering(&self) -> Option<Arc<Self>> {
         /// Some instructions of a thread that may have lost its processor among them.
         const MOST_LOOKS: u32 = 1000;
@@ -697,7 +680,7 @@ impl Shared {
 
     /// Whether it goes on without handles.
     fn lingers(&self) -> bool {
-        matches!(*self.lingering.lock(), Lingering::On(_))
+        self.lingering.lock().is_some()
     }
 
     /// Whether the table is nowhere any more. One that was moved away may come back.
@@ -706,39 +689,33 @@ impl Shared {
         self.gate.state() != Gate::OPEN && self.view.probe.status().is_some_and(has_no_name)
     }
 
-    /// Begins the end of a session without handles, and says so: unless a guard was forgotten, of
-    /// a table that is still there, or it is not in the state that is meant: somebody has taken it
-    /// up again.
-    fn stop_lingering(&self, is_meant: impl FnOnce(&Lingering) -> bool) -> bool {
-        // Under the lock from the look on: whoever takes the session up in between may forget a
-        // guard in its turn.
-        let mut lingering = self.lingering.lock();
-        if !is_meant(&lingering) {
-            return false;
-        }
-        match lingering.take() {
-            Some(shared) if !self.is_table_gone() && self.holds_any() => {
-                *lingering = Lingering::On(shared);
-                false
-            }
-            Some(_) => {
-                // Under the lock: who finds that it does not linger finds that it ends.
-                self.stopping.swap(1, ord(Site::WakeBump));
-                true
-            }
-            None => false,
-        }
+    /// Whether it goes on though it has no handles: a guard was forgotten, of a table that is still
+    /// there.
+    fn is_of_use(&self) -> bool {
+        !self.is_table_gone() && self.holds_any()
+    }
+
+    /// Has the keeper end it. Said with `lingering` locked: who finds there that it does not linger
+    /// finds that it ends.
+    fn stop(&self) {
+        self.stopping.swap(1, ord(Site::WakeBump));
     }
 
     /// Ends a session that goes on without handles for nothing: its table is gone, or the
     /// forgotten grant was taken from it.
     fn end_lingering(&self) {
-        // What lingers briefly is ended by who drops its last handle, and waits for the end.
-        if self.stop_lingering(|lingering| matches!(lingering, Lingering::On(_))) {
-            // The application's, and so is what dropping them does.
-            let calls = std::mem::take(&mut *self.lost_calls.lock());
-            let _ = self.aside(move || drop(calls));
+        // Under the lock from the look on: whoever takes the session up in between may forget a
+        // guard in its turn.
+        let mut lingering = self.lingering.lock();
+        if lingering.is_none() || self.is_of_use() {
+            return;
         }
+        *lingering = None;
+        self.stop();
+        drop(lingering);
+        // The application's, and so is what dropping them does.
+        let calls = std::mem::take(&mut *self.lost_calls.lock());
+        let _ = self.aside(move || drop(calls));
     }
 
     /// The descriptors that are known by their file alone.

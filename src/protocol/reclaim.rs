@@ -330,6 +330,7 @@ mod tests {
         assert_eq!(active, [true, false, false, false]);
         assert_eq!(Table::new([LIVES, ATTACHING, LIVES, LIVES]).collect(), None);
     }
+
     /// Its record was read only after that, and its slot was taken from it.
     #[test]
     fn a_session_that_comes_once_its_predecessor_was_found_dead_keeps_its_slot_and_its_record() {
