@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::contention::Contention;
 use crate::error::{Forked, Lost, LostHow, OpenError, TableReplaced, io_error};
@@ -126,7 +124,7 @@ impl Session {
         let _hold = hold;
         // To be closed before forks go on.
         let file = file;
-        let mut registry = REGISTRY.lock();
+        let mut registry = lock(&REGISTRY);
         registry.retain(|entry| entry.remains.strong_count() > 0);
         let id = file.id();
         let mut open = None;
@@ -262,7 +260,7 @@ impl Session {
     /// The keeper, locked; `None` in a forked child, where another thread of its parent may have
     /// it locked for ever.
     fn lock_keeper(&self) -> Option<MutexGuard<'_, Option<Thread>>> {
-        (!self.gate.is_wiped()).then(|| self.keeper.lock())
+        (!self.gate.is_wiped()).then(|| lock(&self.keeper))
     }
 
     pub(crate) fn has_keeper(&self) -> bool {
@@ -355,14 +353,14 @@ impl Drop for Session {
         }
         // The lock of a guard that was forgotten is this process's for as long as that lives, and
         // so is the session. Whoever opens the table meanwhile waits for what comes of it.
-        let mut lingering = shared.lingering.lock();
+        let mut lingering = lock(&shared.lingering);
         if shared.is_of_use() {
             *lingering = Some(Arc::clone(&shared));
             return;
         }
         shared.stop();
         drop(lingering);
-        let keeper = shared.keeper.lock().take();
+        let keeper = lock(&shared.keeper).take();
         if let Some(keeper) = keeper {
             shared.view.notify(shared.identity.session());
             // It runs nobody's code but ours, and has nothing to tell.
@@ -512,7 +510,7 @@ impl Shared {
         holder: Identity,
         now_ns: u64,
     ) -> u64 {
-        let mut watches = self.watches.lock();
+        let mut watches = lock(&self.watches);
         let own = watches.get(&slot).copied();
         let mut watch = match (own, begun) {
             (Some(own), Some(begun)) if !own.agrees_with(&begun) => Some(begun),
@@ -527,11 +525,11 @@ impl Shared {
 
     #[cfg(test)]
     pub(crate) fn is_watched(&self, slot: u32) -> bool {
-        self.watches.lock().contains_key(&slot)
+        lock(&self.watches).contains_key(&slot)
     }
 
     pub(crate) fn forget_watch(&self, slot: u32) {
-        self.watches.lock().remove(&slot);
+        lock(&self.watches).remove(&slot);
     }
 
     /// Has `call` called when the grant is found revoked.
@@ -542,7 +540,7 @@ impl Shared {
         name: Arc<str>,
         call: Box<dyn FnOnce(Lost) + Send>,
     ) {
-        self.lost_calls.lock().push(LostCall {
+        lock(&self.lost_calls).push(LostCall {
             slot,
             grant,
             name,
@@ -556,9 +554,7 @@ impl Shared {
     #[cold]
     pub(crate) fn forget_lost_calls(&self, slot: u32, token: FencingToken) {
         let is_its = |call: &mut LostCall| call.slot == slot && call.grant.token() == token.0;
-        let silenced = self
-            .lost_calls
-            .lock()
+        let silenced = lock(&self.lost_calls)
             .extract_if(.., is_its)
             .collect::<Vec<_>>();
         // Dropped without the lock: what the closures own may want it.
@@ -669,7 +665,7 @@ impl Shared {
         /// Some instructions of a thread that may have lost its processor among them.
         const MOST_LOOKS: u32 = 1000;
         for _ in 0..MOST_LOOKS {
-            let taken = self.lingering.lock().take();
+            let taken = lock(&self.lingering).take();
             if taken.is_some() || self.stopping.load(ord(Site::Wake)) == 1 {
                 return taken;
             }
@@ -680,7 +676,7 @@ impl Shared {
 
     /// Whether it goes on without handles.
     fn lingers(&self) -> bool {
-        self.lingering.lock().is_some()
+        lock(&self.lingering).is_some()
     }
 
     /// Whether the table is nowhere any more. One that was moved away may come back.
@@ -706,7 +702,7 @@ impl Shared {
     fn end_lingering(&self) {
         // Under the lock from the look on: whoever takes the session up in between may forget a
         // guard in its turn.
-        let mut lingering = self.lingering.lock();
+        let mut lingering = lock(&self.lingering);
         if lingering.is_none() || self.is_of_use() {
             return;
         }
@@ -714,7 +710,7 @@ impl Shared {
         self.stop();
         drop(lingering);
         // The application's, and so is what dropping them does.
-        let calls = std::mem::take(&mut *self.lost_calls.lock());
+        let calls = std::mem::take(&mut *lock(&self.lost_calls));
         let _ = self.aside(move || drop(calls));
     }
 
@@ -747,9 +743,7 @@ impl Shared {
             });
         }
         let is_lost = |call: &mut LostCall| !self.view.slot(call.slot).is_current(&call.grant);
-        let calls = self
-            .lost_calls
-            .lock()
+        let calls = lock(&self.lost_calls)
             .extract_if(.., is_lost)
             .collect::<Vec<_>>();
         calls.into_iter().for_each(|call| self.tell(call));
@@ -761,7 +755,7 @@ impl Shared {
         let left_here = Arc::new(Mutex::new(Some(call)));
         let taken_along = Arc::clone(&left_here);
         let begun = self.aside(move || {
-            let call = taken_along.lock().take();
+            let call = lock(&taken_along).take();
             if let Some(LostCall { call, .. }) = call {
                 // The log last: a subscriber that fails or blocks keeps nothing from anybody.
                 call(lost.clone());
@@ -769,8 +763,8 @@ impl Shared {
             }
         });
         if begun.is_err() {
-            let untold = left_here.lock().take();
-            self.lost_calls.lock().extend(untold);
+            let untold = lock(&left_here).take();
+            lock(&self.lost_calls).extend(untold);
         }
     }
 
@@ -799,6 +793,13 @@ impl Shared {
                 slots[run.start..end].iter().any(is_ours)
             })
     }
+}
+
+/// Locks one of the standard library's, which are no more than a word each: others keep their
+/// waiters in a table of the whole process's, and a forked child has that as the threads that it
+/// does not have left it. What a panic has left locked is as good as ever.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {
@@ -832,7 +833,7 @@ mod tests {
             let guard = lock.acquire().unwrap();
             guard.on_lost(|_| unreachable!("there is no thread for it"));
             let session = lock.session();
-            let take = || session.lost_calls.lock().pop();
+            let take = || super::lock(&session.lost_calls).pop();
             let call = take().unwrap();
             for call in [libc::SYS_clone, libc::SYS_clone3] {
                 deny(call, libc::EAGAIN);
@@ -848,7 +849,7 @@ mod tests {
         let _watchdog = Watchdog::start();
         let (_dir, table) = open();
         let lock = table.lock("job").unwrap();
-        let _locked = lock.session().keeper.lock();
+        let _locked = super::lock(&lock.session().keeper);
         Child::fork(|| {
             let session = lock.session();
             assert!(!session.has_keeper());

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ fn child_role() {
         ("breeder", breeder),
         ("beginner", beginner),
         ("employer", employer),
+        ("parker", parker),
     ]);
 }
 
@@ -781,4 +783,62 @@ fn a_witness_that_is_not_to_be_had_is_an_error() {
         matches!(refused, Err(OpenError::NoWitness { .. })),
         "{refused:?}"
     );
+}
+
+/// Forks while others of its threads are where a library of the application's keeps what is the
+/// whole process's: amid going to sleep on locks of its own. Says how the child fared.
+fn parker(boss: &mut Boss) {
+    let path = boss.hear();
+    let (amid, are_amid) = mpsc::channel();
+    for key in 0..16 {
+        let amid = amid.clone();
+        let stay = move || loop {
+            amid.send(()).expect("the forking thread");
+            thread::park();
+        };
+        // SAFETY:
+        // - nobody else sleeps on any of these keys, or wakes who does;
+        // - none of the three closures panics, or calls the library in its turn.
+        thread::spawn(move || unsafe {
+            let token = parking_lot_core::DEFAULT_PARK_TOKEN;
+            parking_lot_core::park(key << 12, stay, || {}, |_, _| {}, token, None)
+        });
+    }
+    are_amid.recv().expect("one of them");
+    let child = sys::fork().unwrap_or_else(|| {
+        // Its end, should it hang.
+        nix::unistd::alarm::set(20);
+        let table = LockTable::open(&path).expect("the table opens");
+        let lock = table.lock("job").expect("a lock");
+        // Enough that some of them find locked what others have.
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        assert!(matches!(lock.try_acquire(), Err(AcquireError::Busy { .. })));
+                    }
+                });
+            }
+        });
+        sys::leave(0)
+    });
+    boss.say(format!("{:?}", sys::exit_code(child)));
+    boss.hear();
+}
+
+/// A child's threads once waited for threads of its parent's: the library's own mutexes kept their
+/// waiters in a table that is the whole process's, with what the application had of them in it.
+#[test]
+fn what_other_mutexes_of_the_process_were_at_when_it_forked_is_nothing_to_its_child() {
+    let _watchdog = watchdog(
+        "what_other_mutexes_of_the_process_were_at_when_it_forked_is_nothing_to_its_child",
+    );
+    let scratch = Scratch::with(LockTable::options());
+    let mut holder = Child::start("puppet");
+    holder.open(&scratch.table());
+    holder.acquire("job");
+    let mut parker = Child::start("parker");
+    parker.say(scratch.table().display());
+    assert_eq!(parker.hear(), "Some(0)");
+    parker.say("done");
 }

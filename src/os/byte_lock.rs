@@ -10,10 +10,10 @@ use std::io;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use parking_lot::RwLock;
 
 use super::descriptor::{FileId, Kept, Status, reopen};
 
@@ -207,25 +207,29 @@ impl Probe {
         self.ask(Kept::status)
     }
 
+    fn kept(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The number of its descriptor.
     pub(crate) fn number(&self) -> RawFd {
-        self.kept.read().number()
+        self.kept().number()
     }
 
     /// Closes its descriptor, in a forked child that has no more use for it.
     pub(crate) fn let_go(&self) {
         // Another thread of the parent may have had it locked: then it stays open.
-        if let Some(kept) = self.kept.try_read() {
+        if let Ok(kept) = self.kept.try_read() {
             kept.let_go();
         }
     }
 
     /// Asks, and if there was no answer opens the file once more and asks again.
     fn ask<T>(&self, question: impl Fn(&Kept) -> Option<T>) -> Option<T> {
-        if let Some(answer) = question(&self.kept.read()) {
+        if let Some(answer) = question(&self.kept()) {
             return Some(answer);
         }
-        let mut kept = self.kept.write();
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.status().is_none() {
             // Reading is enough to ask about locks.
             let fd = reopen(&self.path, self.id).ok()?;
@@ -364,7 +368,7 @@ mod tests {
             let table = Table::new();
             let (holder, probe) = (table.open(), table.probe());
             assert!(try_lock(holder.as_fd(), BYTE).unwrap());
-            let number = probe.kept.read().borrow().unwrap().as_raw_fd();
+            let number = probe.kept().borrow().unwrap().as_raw_fd();
             // No lower one is free.
             while let Ok(filler) = File::open("/dev/null") {
                 if filler.into_raw_fd() > number {
@@ -374,7 +378,7 @@ mod tests {
             close(number);
             for _ in 0..2 {
                 assert_eq!(probe.is_locked(BYTE), Some(true));
-                let kept = probe.kept.read().borrow().map(|fd| fd.as_raw_fd());
+                let kept = probe.kept().borrow().map(|fd| fd.as_raw_fd());
                 assert_eq!(kept, Some(number));
             }
         })
@@ -402,7 +406,7 @@ mod tests {
     fn probe_number(table: &Table, probe: &Probe) -> i32 {
         let fd = OwnedFd::from(table.open());
         let number = fd.as_raw_fd();
-        *probe.kept.write() = Kept::new(fd).unwrap();
+        *probe.kept.write().unwrap() = Kept::new(fd).unwrap();
         number
     }
 
