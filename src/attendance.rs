@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 
 use crate::os::certificate::Certificate;
 use crate::session::Session;
@@ -38,6 +39,7 @@ use crate::session::Session;
 /// guard.release()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
 /// The thread's slice of time stays what it is, other than a keeper's: processes that it
 /// starts would inherit a longer one, and one that lives so briefly has little memory to
 /// tear down before whoever waits for it gets its processor.
@@ -64,12 +66,18 @@ impl<'a> Attendance<'a> {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started. The session is then attended as before, and what a
-    /// keeper does at a beat has been done: who goes on trying, a few times per lease, keeps its
-    /// locks, and notices a replaced table.
+    /// When the thread cannot be started. What a keeper does at a beat has been done then: who
+    /// goes on trying, a few times per lease, keeps its locks, and notices a replaced table. Its
+    /// death is found by those who look for it, every 50 ms at least, until there is a keeper.
     pub fn start_keeper(&mut self) -> io::Result<()> {
         let session = self.session;
-        session.start_keeper().inspect_err(|_| session.stand_in())?;
+        if let Err(error) = session.start_keeper() {
+            // Before the beat: once there was one, whoever the certificate names counts as a keeper,
+            // which runs nobody's code but ours.
+            self.certificate = None;
+            session.stand_in();
+            return Err(error);
+        }
         self.certificate = None;
         Ok(())
     }
@@ -78,6 +86,16 @@ impl<'a> Attendance<'a> {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.session.has_keeper()
+    }
+}
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        // In a forked child it is the parent's, and its word is not mapped. The thread's id does
+        // not tell: in a PID namespace of its own the child may have the same.
+        if self.session.gate.is_wiped() {
+            mem::forget(self.certificate.take());
+        }
     }
 }
 
@@ -95,7 +113,9 @@ mod tests {
     use crate::mapping::{Access, TableFile};
     use crate::os::certificate::{is_intact, is_marked};
     use crate::os::process;
-    use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, spawn_in_child, until};
+    use crate::os::testing::{
+        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, spawn_in_child, until,
+    };
     use crate::protocol::word::Identity;
     use crate::sync::Ordering;
     use crate::table::LockTable;
@@ -203,10 +223,9 @@ mod tests {
         assert_eq!(departed.pid, pid);
     }
 
-    /// Were it taken for the keeper, it would count as on its way out once the certificate is
-    /// marked: by then by the keeper, which has succeeded it.
-    #[test]
-    fn the_thread_that_attended_is_asked_after_like_any_other() {
+    /// Whether a thread that attends, and is its process's last, keeps its session alive beside a
+    /// certificate that says that the keeper has ended; `until_then` is what it has done before.
+    fn is_asked_after_like_any_other(until_then: fn(&mut Attendance<'_>)) {
         let _watchdog = Watchdog::start();
         let (_dir, path) = place();
         LockTable::options().create(&path).unwrap();
@@ -215,7 +234,8 @@ mod tests {
         let child = Child::fork(move || {
             spawn_in_child(move || {
                 let table = open(&theirs);
-                let _attendance = table.attend();
+                let mut attendance = table.attend();
+                until_then(&mut attendance);
                 page.word(0).store(table.session() + 1, Ordering::Release);
                 thread::sleep(Duration::from_secs(1000));
             });
@@ -235,6 +255,57 @@ mod tests {
         assert_eq!(view.is_dead_with(keeper, holder), Some(false));
         child.kill_and_reap();
         assert_eq!(view.is_dead_with(keeper, holder), Some(true));
+    }
+
+    /// Were it taken for the keeper, it would count as on its way out once the certificate is
+    /// marked: by then by the keeper, which has succeeded it.
+    #[test]
+    fn the_thread_that_attended_is_asked_after_like_any_other() {
+        is_asked_after_like_any_other(|_| {});
+    }
+
+    /// It beats, as otherwise only a keeper does.
+    #[test]
+    fn the_thread_that_stood_in_for_a_keeper_is_asked_after_like_any_other() {
+        is_asked_after_like_any_other(|attendance| {
+            for call in [libc::SYS_clone, libc::SYS_clone3] {
+                deny(call, libc::EAGAIN);
+            }
+            assert!(attendance.start_keeper().is_err());
+        });
+    }
+
+    /// The first process of a PID namespace and its child that is the first of another have the
+    /// same id.
+    #[test]
+    fn a_forked_child_with_its_parents_thread_id_leaves_its_attendance_alone() {
+        let _watchdog = Watchdog::start();
+        if !Privilege::Mount.is_there() {
+            return;
+        }
+        let (_dir, path) = place();
+        let begin_namespace = || {
+            // SAFETY:
+            // - a plain system call, which touches no memory.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+        };
+        Child::fork(|| {
+            begin_namespace();
+            Child::fork(|| {
+                let table = open(&path);
+                let mut attendance = Some(table.attend());
+                let tid = process::tid();
+                begin_namespace();
+                Child::fork(|| {
+                    assert_eq!(process::tid(), tid);
+                    drop(attendance.take());
+                })
+                .join();
+                assert!(attendance.is_some_and(|its| certified(&its) == Some(tid)));
+            })
+            .join();
+        })
+        .join();
     }
 
     #[test]
