@@ -74,13 +74,13 @@ fn lost_names(view: &View) -> Vec<String> {
 /// The slot's name, if it is not found by it. While it gets another name, nothing is concluded.
 fn lost_name(view: &View, slot: u32) -> Option<String> {
     let look = || {
-        let words = view.slot(slot);
-        let renames = words.renames();
-        let name = view.name_record(slot).read()?.to_bytes();
-        let is_renaming = renames & 1 == 1 || matches!(words.owner().owner(), Owner::Renaming(_));
+        let is_renaming = || matches!(view.slot(slot).owner().owner(), Owner::Renaming(_));
+        let read = view.names().read(slot, is_renaming)?;
+        let name = read.key?.to_bytes();
         let found = view.key(&name).and_then(|key| view.names().find(&key));
         let is_lost = found.is_none_or(|found| found.slot != slot);
-        (is_lost && !is_renaming && words.renames() == renames).then_some((renames, name))
+        let is_there = view.slot(slot).renames() == read.renames;
+        (is_lost && !read.seen && is_there).then_some((read.renames, name))
     };
     let first = look()?;
     thread::sleep(Duration::from_millis(1));

@@ -346,15 +346,10 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
         return None;
     }
     let words = view.slot(index);
-    let record = view.name_record(index);
-    // Read the name and the word under one count of renames, so that they belong together.
-    let (key, now) = (0..64).find_map(|_| {
-        let renames = words.renames();
-        let key = record.read();
-        let now = view_or_word(words);
-        (renames & 1 == 0 && words.renames() == renames).then_some((key, now))
-    })?;
-    let name = text_of(key?.to_bytes());
+    let read = || view.names().read(index, || view_or_word(words));
+    let read = (0..64).find_map(|_| read())?;
+    let now = read.seen;
+    let name = text_of(read.key?.to_bytes());
     let (state, holder) = match now.word.owner() {
         Owner::Held(who) if view.knows(who) => (SlotState::Held, Some(view.holder(who, &now))),
         Owner::Held(_) | Owner::Corrupt => (SlotState::Corrupt, None),
@@ -363,7 +358,7 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
         Owner::Vacant(_) => (SlotState::Free, None),
     };
     let note = holder
-        .and_then(|_| record.read_note(now.token))
+        .and_then(|_| view.name_record(index).read_note(now.token))
         .map(|note| text_of(note.to_bytes()));
     Some(SlotInfo {
         name,

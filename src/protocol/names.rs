@@ -305,6 +305,17 @@ pub struct Resolved {
     pub renames: u64,
 }
 
+/// What was read of a slot under one count of its renames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read<T> {
+    /// That count.
+    pub renames: u64,
+    /// Its name, if it has one.
+    pub key: Option<Key>,
+    /// What was seen beside it.
+    pub seen: T,
+}
+
 /// Room enough for the number of any slot, for who packs it with something else.
 pub const SLOT_BITS: u32 = 24;
 
@@ -394,6 +405,25 @@ impl<'a> Names<'a> {
         }
         fence(ord(Site::NameFence));
         (words.renames.load(Ordering::Relaxed) == renames).then_some(Resolved { slot, renames })
+    }
+
+    /// What a slot is called, and what `look` sees beside it while it is; `None` while the slot
+    /// gets another name.
+    #[must_use]
+    pub fn read<T>(&self, slot: u32, look: impl FnOnce() -> T) -> Option<Read<T>> {
+        let (words, record) = (
+            self.slots.get(slot as usize)?,
+            self.records.get(slot as usize)?,
+        );
+        let renames = words.renames();
+        let (key, seen) = (record.read(), look());
+        // As in `check`: what was read is of this count, or the next one shows.
+        fence(ord(Site::NameFence));
+        (renames & 1 == 0 && words.renames.load(Ordering::Relaxed) == renames).then_some(Read {
+            renames,
+            key,
+            seen,
+        })
     }
 
     /// How many names the table has. Counted when asked: a counter would be off for ever

@@ -250,6 +250,49 @@ pub fn recycle_and_find(first: u8, second: u8) -> Model {
     })
 }
 
+/// The only slot gets a new name, and someone shows what it is called beside what it is.
+#[must_use]
+pub fn recycle_and_read() -> Model {
+    Model::new(
+        "a slot from name aa to bb, a reader of the slot",
+        "a slot is shown with the old name and its token, or with the new and its own",
+        2,
+        |reached| {
+            let table = Table::new(1);
+            let mut first_user = table.actor(0);
+            let old = table.create(&mut first_user, &name(b'a')).expect("room");
+            let of_old = table.world.slots[1].owner();
+            let (creator, reader, marks) = (table.clone(), table.clone(), reached.clone());
+            let all = [
+                act(move || {
+                    let mut actor = creator.actor(0);
+                    let _ = creator.create(&mut actor, &name(b'b')).expect("room");
+                }),
+                act(move || {
+                    let slot = &reader.world.slots[1];
+                    let Some(read) = reader.names().read(1, || slot.owner()) else {
+                        marks.mark("being renamed");
+                        return;
+                    };
+                    let key = read.key.expect("it has a name");
+                    let is_renaming = matches!(read.seen.owner(), Owner::Renaming(_));
+                    if read.renames == old.renames {
+                        marks.mark("the old name");
+                        assert!(key == name(b'a'), "shown with a name that it does not have");
+                        assert!(is_renaming || read.seen == of_old, "the new name's token");
+                    } else {
+                        marks.mark("the new name");
+                        assert!(key == name(b'b'), "shown with a name that it does not have");
+                        assert!(is_renaming || read.seen != of_old, "the old name's token");
+                    }
+                }),
+            ];
+            finish(all);
+        },
+    )
+    .reaching(&["being renamed", "the old name", "the new name"])
+}
+
 /// The only slot gets a new name, and someone acquires through a handle of the old one.
 #[must_use]
 pub fn recycle_and_acquire(kind: Handle) -> Model {

@@ -5,7 +5,7 @@ use caslock_loom::check::Model;
 use caslock_loom::tiny;
 use caslock_loom::wide::scenarios::names::{
     Beside, Handle, Looks, create_and_find, creator_hangs, creator_repaired, creator_stops,
-    name_comes_back, recycle_and_acquire, recycle_and_find, two_creators,
+    name_comes_back, recycle_and_acquire, recycle_and_find, recycle_and_read, two_creators,
 };
 
 fn two_creators_agree_on_a_names_slot() {
@@ -21,6 +21,10 @@ fn a_recycled_slot_is_found_by_one_name_at_a_time() {
     for (first, second) in [(b'a', b'a'), (b'b', b'b'), (b'a', b'b'), (b'b', b'a')] {
         recycle_and_find(first, second).prove();
     }
+}
+
+fn a_recycled_slot_is_shown_with_one_name_and_that_ones_token() {
+    recycle_and_read().prove();
 }
 
 fn an_old_handle_never_holds_a_new_name() {
@@ -59,6 +63,7 @@ pub fn parts() -> Vec<Part> {
         two_creators_agree_on_a_names_slot,
         a_name_that_is_found_is_whole,
         a_recycled_slot_is_found_by_one_name_at_a_time,
+        a_recycled_slot_is_shown_with_one_name_and_that_ones_token,
         an_old_handle_never_holds_a_new_name,
         a_creator_may_die_at_any_step,
         a_dead_creators_name_is_mended_for_everybody,
