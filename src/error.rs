@@ -40,7 +40,7 @@ pub enum OpenError {
         /// What it is instead.
         found: &'static str,
     },
-    /// The file has more than one name, or none.
+    /// The file has more than one name.
     #[error("{path}: the file has {links} links where a lock table has exactly one", path = .path.display())]
     LinkCount {
         /// The table's path.

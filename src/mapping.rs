@@ -487,14 +487,21 @@ fn fill_holes(path: &Path, fd: BorrowedFd<'_>, bytes: u64) -> Result<(), OpenErr
 }
 
 /// Has the filesystem give every byte room of its own; what is there stays.
+///
+/// In pieces: where a signal is pending, older kernels' tmpfs gives up, and takes back what the
+/// call had got by then. Beside a timer that is faster than all of it there would be no end.
 fn reserve(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
-    loop {
-        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
-            // tmpfs gives up when a signal is pending.
+    const PIECE: u64 = 1 << 20;
+    let mut at = 0;
+    while at < bytes {
+        let len = PIECE.min(bytes - at);
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), at, len) {
+            Ok(()) => at += len,
             Err(Errno::INTR) => {}
-            done => return done,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 fn write_zeroes(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Errno> {
@@ -784,6 +791,7 @@ mod tests {
     use crate::os::process;
     use crate::os::testing::{
         Child, Privilege, SharedPage, Watchdog, skip, spawn_in_child, tmpfs, until,
+        while_interrupted,
     };
     use crate::policy::Reclaim;
     use crate::sync::Ordering;
@@ -989,6 +997,23 @@ mod tests {
         let status = file.metadata().unwrap();
         assert_eq!(status.len(), 150_000);
         assert!(status.blocks() * 512 >= 150_000);
+    }
+
+    #[test]
+    fn what_is_reserved_has_room_for_every_byte_though_signals_come() {
+        let _watchdog = Watchdog::start();
+        let (_dir, path) = place();
+        let bytes = (5 << 20) + 4097;
+        let file = File::create(&path).unwrap();
+        match while_interrupted(|| reserve(file.as_fd(), bytes)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => skip("the filesystem reserves nothing"),
+            done => {
+                done.unwrap();
+                let status = file.metadata().unwrap();
+                assert_eq!(status.len(), bytes);
+                assert!(status.blocks() * 512 >= bytes);
+            }
+        }
     }
 
     #[test]

@@ -19,9 +19,9 @@ use crate::os::descriptor::{FileId, Kept, Status, above_stdio};
 /// What has become of a table's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whereabouts {
-    /// It is at its path, as long as it was.
+    /// It is at its path, and of the size that it had.
     InPlace,
-    /// It was unlinked, renamed, replaced or cut off: no further grants.
+    /// It was unlinked, renamed or replaced, or has another size: no further grants.
     Gone,
     /// The kernel could not be asked, so nothing may be concluded.
     Unknown,
@@ -77,11 +77,6 @@ impl Place {
     /// The descriptor of the directory that the file was in.
     pub(crate) const fn directory(&self) -> &Kept {
         &self.directory
-    }
-
-    /// Closes its descriptor, in a forked child that has no more use for it.
-    pub(crate) fn let_go(&self) {
-        self.directory.let_go();
     }
 
     /// Looks whether the file is still there. `probe` is of the same file.

@@ -185,10 +185,10 @@ impl Session {
         let place = Place::new(&file).map_err(io_error(&path, "opening the table's directory"))?;
         let view = View::new(&file, &gate)?;
         let index = claim_record(&view, file.as_fd())?;
-        // Whoever resets locks that byte and then asks for sessions' bytes; here the session's is
-        // locked, and then that one is asked for: one of the two sees the other. The boot id is
-        // read once more for a reset that came before; only who takes another one for that of this
-        // boot, as a container with one of its own does, can have begun it.
+        // Whoever resets locks the reset byte, then asks for sessions' bytes. Here the session's
+        // byte has been locked, and now the reset byte is asked for: one of the two sees the other.
+        // A reset that was over by then shows in the boot id, read once more: a process for which
+        // this boot has another id, in a container, may have reset the table since it was opened.
         let is_reset = byte_lock::is_locked_for_writing(file.as_fd(), byte_lock::RESET_BYTE)
             .map_err(io_error(&path, "asking for a reset of the table"))?;
         if is_reset || view.mapping.header().boot_id() != file.boot_id() {
@@ -217,8 +217,13 @@ impl Session {
                 None
             }
         };
-        if view.probe.is_locked(byte_lock::session_byte(index)) != Some(true) {
-            return Err(OpenError::LocksNotKept { path });
+        match view.probe.is_locked(byte_lock::session_byte(index)) {
+            Some(true) => {}
+            Some(false) => return Err(OpenError::LocksNotKept { path }),
+            None => {
+                let error = io::Error::other("the kernel does not answer");
+                return Err(io_error(&path, "asking for the session's own byte")(error));
+            }
         }
         let identity = Identity::new(pid, index);
         gate.issue(identity.bits());
@@ -323,10 +328,10 @@ impl Registered {
         self.session.strong_count() == 0 && self.look(over, lingers) != Some(true)
     }
 
-    /// What is left of an earlier session after this process has attached as `own`: without a
-    /// descriptor whose number is `own`'s now, for the kernel gives none out that is open, so a
-    /// stranger has closed it. And of a parent's session of which there is no handle any more, and
-    /// whose other threads cannot drop theirs here, without the others, too.
+    /// Takes from an earlier session what it is not to have once this process has attached as
+    /// `own`. A descriptor whose number is `own`'s now: the kernel gives out no number that is
+    /// open, so a stranger has closed the earlier one's. And all descriptors of a session of the
+    /// parent's that has no handles here: nobody else will close them.
     fn be_succeeded_by(&self, own: &Shared, over: &mut Vec<Shared>) {
         self.look(over, |shared| {
             let own_probe = own.view.probe.number();
@@ -587,9 +592,9 @@ impl Shared {
     fn keep(&self) {
         let record = self.record();
         let certificate = Certificate::register(record.certificate());
-        // Without, waiters look for a death themselves, every 50 ms at least. And where the
-        // keeper has the usual slice, one may have to wait until it has torn its process down.
-        // Neither is logged: a subscriber is the application's code.
+        // Without a certificate waiters look for a death themselves, every 50 ms at least; and with
+        // the usual slice of time, one may have to wait until the keeper has torn its process down.
+        // Neither failure is logged: a subscriber is the application's code.
         let _ = scheduling::yield_to_the_woken();
         process::ease_counting();
         let period = nanos(self.view.geometry.beat());
@@ -723,11 +728,8 @@ impl Shared {
     /// handle: the witness would keep the parent's locks for as long as the child lives. The rest
     /// stays as it is, for the keeper's part in it is a thread's that the child does not have.
     fn abandon(&self) {
-        if let Some(witness) = &self.witness {
-            witness.let_go();
-        }
+        self.place_and_witness().for_each(Kept::let_go);
         self.view.probe.let_go();
-        self.place.let_go();
     }
 
     /// What the keeper looks after besides its beat: the file's place, and lost grants.

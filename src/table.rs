@@ -83,8 +83,8 @@ impl Options {
 
     /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
     /// Every user of a table needs to read and write it. Others must not be able to write to
-    /// it, and should not be able to read it: whoever can read the file can lock its bytes, and
-    /// make dead sessions look alive.
+    /// it, and should not be able to read it: by read locks on its bytes, whoever can read the
+    /// file can block a reset, and keep the records of dead sessions from new ones.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -448,10 +448,15 @@ impl LockTable {
     ///
     /// A child that inherits it (clear `FD_CLOEXEC` between fork and exec) keeps the
     /// session from counting as dead: its locks are not granted to others while any
-    /// process of the job lives, as with flock(1). It still expires with its keeper. A child
-    /// that is forked and does not exec has it, too, until it drops its handles of this table; or
-    /// until it ends, where another thread of the parent had a handle, or a guard was forgotten,
-    /// unless it opens the table itself.
+    /// process of the job lives, as with flock(1). It still expires with its keeper.
+    ///
+    /// It is open for writing, as such a lock needs: whoever has it can write to the table, and so
+    /// break the locks of all, whatever user that is and whatever the file's mode. Close it in
+    /// what is to run as somebody who is not trusted with the table.
+    ///
+    /// A child that is forked and does not exec has it, too, until it drops its handles of this
+    /// table. Where the parent had none by then (a guard was forgotten), until it opens a table
+    /// itself; where another thread of the parent had one, until it ends.
     #[must_use]
     pub fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.session.witness()

@@ -121,8 +121,8 @@ impl View {
         if before.is_some_and(|view| self.is_exiting(record, &view, keeper, holder)) {
             return Some(true);
         }
-        // The byte is locked for at least as long as the session's address space lives; longer
-        // where a child has inherited its witness.
+        // The byte is locked for as long as the session is mapped: to the end of its address space
+        // at the latest, or longer where a child has inherited its witness.
         self.probe
             .is_locked(byte_lock::session_byte(holder.session()))
             .map(|locked| !locked)

@@ -76,7 +76,7 @@ const fn next_session(beat: u64) -> u64 {
 pub struct SessionView {
     /// Whether a session is attached, or died attached.
     pub active: bool,
-    /// What it said of itself.
+    /// What it said of itself; of one session only if it is active.
     pub credentials: Credentials,
     /// Its sign of life.
     pub life: LifeSign,
@@ -156,8 +156,9 @@ impl SessionRecord {
 
     /// `clean,n -> active,n+1`, by the holder of the byte, after the sweep if one was due.
     ///
-    /// Inactive first, then the fields, then active: a reader that sees one new field
-    /// ([`Site::NameFence`]) sees that the state has moved on from the one it began with.
+    /// Inactive first, then the fields, then active: a reader that began with an active state and
+    /// sees one new field ([`Site::NameFence`]) sees that the state has moved on. One that began
+    /// with an inactive state may mix two sessions: its view says that it is not active.
     pub fn open(&self, who: &Credentials) {
         self.close();
         fence(ord(Site::RenameFence));

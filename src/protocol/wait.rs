@@ -32,7 +32,7 @@
 //!
 //! Nobody is the heir by name. Any waiter that was woken and finds the word `Heir` acts as
 //! one, and so does one that has slept its time and saw nobody being granted the slot: two
-//! heirs do no harm, none costs those who trusted in it one bounded sleep.
+//! heirs do no harm; to have none costs those who trusted in one a bounded sleep.
 //! A freeing CAS whose wake finds nobody takes the appointment back (`nobody_came`).
 
 use super::slot::{Grant, Slot, Taken, Vacated};
