@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use caslock::{Guard, Lost};
 use nix::errno::Errno;
 use nix::libc;
@@ -80,8 +81,9 @@ fn may_have_terminal() -> bool {
 pub(crate) struct LossNotice(Arc<(EventFd, OnceLock<Lost>)>);
 
 impl LossNotice {
-    pub(crate) fn of(guard: &Guard<'_>) -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    pub(crate) fn of(guard: &Guard<'_>) -> anyhow::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .context("the command was not started: listening for the loss of its lock")?;
         let notice = Self(Arc::new((event, OnceLock::new())));
         let told = notice.clone();
         guard.on_lost(move |lost| {
@@ -163,26 +165,32 @@ impl Drop for Child {
     }
 }
 
-/// Starts the command and sees it through to its end.
+/// A command that runs, and what there is to see it through.
+pub(crate) struct Started {
+    child: Child,
+    incoming: SignalFd,
+    /// What came before it did, and was passed on to it.
+    early: Vec<siginfo>,
+    notice: LossNotice,
+}
+
+/// Starts the command.
 ///
 /// # Errors
 ///
-/// [`StartError`] if it could not be started; anything else is the kernel refusing what it
-/// never refuses, and the command has been killed.
-pub(crate) fn supervise(
+/// [`StartError`] if it cannot be executed; or the kernel refuses what this takes beside it. Either
+/// way it was not started.
+pub(crate) fn start(
     program: &Program,
     witness: Option<BorrowedFd<'_>>,
     signals: &Signals,
-    guard: &Guard<'_>,
-    notice: &LossNotice,
-    policy: LossPolicy,
-    keeper: LateKeeper<'_>,
-) -> anyhow::Result<Ended> {
+    notice: LossNotice,
+) -> anyhow::Result<Started> {
     let incoming = SignalFd::with_flags(
         &SigSet::all(),
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )
-    .map_err(io::Error::from)?;
+    .context("the command was not started: listening for signals")?;
     let setup = ChildSetup {
         mask: signals.original,
         ignore_sigchld: signals.sigchld_was_ignored,
@@ -193,23 +201,43 @@ pub(crate) fn supervise(
     // be forwarded, but so would be one that the child has got itself, and there are
     // programs that skip their cleaning up at the second.)
     let mut early = Vec::new();
-    while let Some(info) = incoming.read_signal().map_err(io::Error::from)? {
+    let next = || incoming.read_signal();
+    while let Some(info) = next().context("the command was not started: reading signals")? {
         early.push(info);
     }
     let pid = sys::start(program.argv(), program.environment(), setup)
         .map_err(|source| StartError::new(program.name(), source))?;
     let child = Child { pid, reaped: false };
     early.iter().for_each(|info| child.pass_on(info));
-    let mut watch = Watch {
+    Ok(Started {
         child,
         incoming,
-        guard,
+        early,
         notice,
+    })
+}
+
+/// Sees a command through to its end.
+///
+/// # Errors
+///
+/// The kernel refuses what it never refuses, and the command has been killed.
+pub(crate) fn supervise(
+    started: Started,
+    guard: &Guard<'_>,
+    policy: LossPolicy,
+    keeper: LateKeeper<'_>,
+) -> io::Result<Ended> {
+    let mut watch = Watch {
+        child: started.child,
+        incoming: started.incoming,
+        guard,
+        notice: started.notice,
         policy,
         keeper,
         lost: false,
         is_hurried: false,
-        told_to_stop: early.iter().any(is_to_stop).then(Instant::now),
+        told_to_stop: started.early.iter().any(is_to_stop).then(Instant::now),
         kill_at: None,
         tell_at: None,
         offspring: None,
@@ -225,7 +253,7 @@ struct Watch<'a> {
     child: Child,
     incoming: SignalFd,
     guard: &'a Guard<'a>,
-    notice: &'a LossNotice,
+    notice: LossNotice,
     policy: LossPolicy,
     keeper: LateKeeper<'a>,
     lost: bool,

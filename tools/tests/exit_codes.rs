@@ -583,6 +583,28 @@ fn a_command_that_cannot_be_started_leaves_the_news_to_the_next() {
 }
 
 #[test]
+fn a_command_that_is_not_started_for_want_of_descriptors_leaves_the_news_to_the_next() {
+    let sandbox = Sandbox::new();
+    sandbox.abandon("job");
+    let mut told = Vec::new();
+    // From three on it has what it needs at some number, be it started with some more than that.
+    for limit in 3..100 {
+        let script = format!("ulimit -n {limit}; exec \"$0\" run job true");
+        let mut command = sandbox.command("sh");
+        command.args(["-c", &script, CASLOCK]);
+        let outcome = sandbox.start(command).finish();
+        if outcome.code() == 0 {
+            break;
+        }
+        assert_ne!(sandbox.slot("job")["state"], "free", "{limit}: {outcome:?}");
+        told.push(outcome.stderr);
+    }
+    assert_eq!(sandbox.slot("job")["state"], "free");
+    let are_after_the_grant = told.iter().filter(|it| it.contains("was not started"));
+    assert!(are_after_the_grant.count() > 0, "{told:?}");
+}
+
+#[test]
 fn a_table_that_is_gone_after_the_command_is_told_of() {
     let sandbox = Sandbox::new();
     let script = "rm \"$CASLOCK_TABLE\"; [ -z \"$1\" ] || \"$1\" create \"$CASLOCK_TABLE\"; exit 5";

@@ -5,7 +5,7 @@ use std::env;
 use std::io;
 use std::iter;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ use crate::output::{in_one_line, printable, say, say_unless_full};
 use crate::paste::argument;
 use crate::program::Program;
 use crate::stat::{Stat, are_processes_shown};
-use crate::supervise::{LossNotice, LossPolicy, Signals, StartError, supervise};
+use crate::supervise::{LossNotice, LossPolicy, Signals, Started, start, supervise};
 use crate::table_path;
 
 /// How long to wait in silence.
@@ -276,36 +276,12 @@ fn hold(
     signals: &Signals,
     mut keeper: LateKeeper<'_>,
 ) -> anyhow::Result<ExitCode> {
-    match note(args).map(|note| guard.set_note(&note)) {
-        None | Some(Ok(())) => {}
-        Some(Err(NoteError::Lost(_))) => return Ok(lost(guard)),
-        Some(Err(error)) => return Err(error.into()),
-    }
-    let notice = LossNotice::of(&guard)?;
-    if !guard.is_held() {
-        return Ok(lost(guard));
-    }
-    let token = guard.token().to_string();
-    let program = Program::new(
-        args.command(),
-        &[
-            ("CASLOCK_TABLE", path.as_os_str()),
-            ("CASLOCK_NAME", args.name.as_ref()),
-            ("CASLOCK_TOKEN", token.as_ref()),
-            ("CASLOCK_PREVIOUS", guard.previous().as_str().as_ref()),
-        ],
-    )?;
-    let policy = LossPolicy {
-        on_lost: args.on_lost,
-        kill_after: args.kill_after,
-    };
     let witness = table.witness();
-    // The first beat where there is to be none: the command's start may take its time.
-    keeper.start_if_due();
-    let ended = match supervise(&program, witness, signals, &guard, &notice, policy, keeper) {
-        Ok(ended) => ended,
+    let started = match start_under(&guard, path, witness, args, signals, &mut keeper) {
+        Ok(Some(started)) => started,
+        Ok(None) => return Ok(lost(guard)),
         Err(error) => {
-            if error.is::<StartError>() && guard.previous().is_abandoned() {
+            if guard.previous().is_abandoned() {
                 // Nobody has looked at what was left. The grant may be lost; that is no news
                 // to a command that was not started.
                 let _ = guard.decline();
@@ -313,6 +289,11 @@ fn hold(
             return Err(error);
         }
     };
+    let policy = LossPolicy {
+        on_lost: args.on_lost,
+        kill_after: args.kill_after,
+    };
+    let ended = supervise(started, &guard, policy, keeper)?;
     if ended.lost {
         return Ok(ExitCode::Lost);
     }
@@ -329,6 +310,39 @@ fn hold(
         ));
     }
     Ok(ExitCode::Command(ended.code))
+}
+
+/// Starts the command; `None` where the lock was lost before.
+fn start_under(
+    guard: &Guard<'_>,
+    path: &Path,
+    witness: Option<BorrowedFd<'_>>,
+    args: &Run,
+    signals: &Signals,
+    keeper: &mut LateKeeper<'_>,
+) -> anyhow::Result<Option<Started>> {
+    match note(args).map(|note| guard.set_note(&note)) {
+        None | Some(Ok(())) => {}
+        Some(Err(NoteError::Lost(_))) => return Ok(None),
+        Some(Err(error)) => return Err(error.into()),
+    }
+    let notice = LossNotice::of(guard)?;
+    if !guard.is_held() {
+        return Ok(None);
+    }
+    let token = guard.token().to_string();
+    let program = Program::new(
+        args.command(),
+        &[
+            ("CASLOCK_TABLE", path.as_os_str()),
+            ("CASLOCK_NAME", args.name.as_ref()),
+            ("CASLOCK_TOKEN", token.as_ref()),
+            ("CASLOCK_PREVIOUS", guard.previous().as_str().as_ref()),
+        ],
+    )?;
+    // The first beat where there is to be none: the command's start may take its time.
+    keeper.start_if_due();
+    start(&program, witness, signals, notice).map(Some)
 }
 
 /// What others see beside the lock: what was asked for, or else the program's name. Not its
