@@ -5,7 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
-use crate::holder::Holder;
+use crate::holder::{Holder, Liveness};
 use crate::os::fork::Gate;
 use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
@@ -674,27 +674,26 @@ impl<'a> Blocking<'a> {
 
     /// Describes the holder in `held`, or whoever has followed it meanwhile.
     fn describe(&self, held: OwnerWord, holder: Identity) -> Holder {
-        let view = &self.session.view;
-        let Some(now) = self.slot().view() else {
-            return view.holder(
-                holder,
-                &SlotView {
-                    word: held,
-                    token: 0,
-                    since_ms: now_ms(),
-                },
-            );
-        };
-        match now.word.owner() {
-            Owner::Held(successor) if view.knows(successor) => view.holder(successor, &now),
-            _ => view.holder(
-                holder,
-                &SlotView {
-                    token: now.token_of(held),
-                    ..now
-                },
-            ),
+        let (view, slot) = (&self.session.view, self.slot());
+        let now = slot.view();
+        if let Some(now) = now
+            && let Owner::Held(successor) = now.word.owner()
+            && view.knows(successor)
+            && let Some(holder) = view.holder_of(slot, successor, &now)
+        {
+            return holder;
         }
+        let seen = SlotView {
+            word: held,
+            token: now.map_or(0, |now| now.token_of(held)),
+            since_ms: now.map_or_else(now_ms, |now| now.since_ms),
+        };
+        view.holder_of(slot, holder, &seen)
+            .unwrap_or_else(|| Holder {
+                // It was judged to hold the lock just now, and has let go of it since.
+                liveness: Liveness::Unknown,
+                ..view.holder(holder, &seen)
+            })
     }
 }
 

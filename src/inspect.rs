@@ -346,18 +346,25 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
         return None;
     }
     let words = view.slot(index);
-    let read = || view.names().read(index, || view_or_word(words));
-    let read = (0..64).find_map(|_| read())?;
-    let now = read.seen;
-    let name = text_of(read.key?.to_bytes());
-    let (state, holder) = match now.word.owner() {
-        Owner::Held(who) if view.knows(who) => (SlotState::Held, Some(view.holder(who, &now))),
-        Owner::Held(_) | Owner::Corrupt => (SlotState::Corrupt, None),
+    let look = || {
+        let read = view.names().read(index, || view_or_word(words))?;
+        let holder = match read.seen.word.owner() {
+            Owner::Held(who) if view.knows(who) => Some(view.holder_of(words, who, &read.seen)?),
+            _ => None,
+        };
+        Some((read.key, read.seen, holder))
+    };
+    let (key, now, holder) = (0..64).find_map(|_| look())?;
+    let name = text_of(key?.to_bytes());
+    let state = match now.word.owner() {
+        Owner::Held(_) if holder.is_some() => SlotState::Held,
+        Owner::Held(_) | Owner::Corrupt => SlotState::Corrupt,
         Owner::Renaming(_) => return None,
-        Owner::Vacant(vacancy) if vacancy.is_abandoned() => (SlotState::Abandoned, None),
-        Owner::Vacant(_) => (SlotState::Free, None),
+        Owner::Vacant(vacancy) if vacancy.is_abandoned() => SlotState::Abandoned,
+        Owner::Vacant(_) => SlotState::Free,
     };
     let note = holder
+        .as_ref()
         .and_then(|_| view.name_record(index).read_note(now.token))
         .map(|note| text_of(note.to_bytes()));
     Some(SlotInfo {

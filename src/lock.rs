@@ -16,7 +16,7 @@ use crate::protocol::wait;
 use crate::protocol::word::{GENERATION_SHIFT, Identity, Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, Shared, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::view::Futex;
+use crate::view::{Futex, View};
 
 /// A lock of the table, resolved from its name: cheap to clone and to share.
 ///
@@ -325,7 +325,7 @@ impl Lock {
         let view = &self.session().view;
         let key = view.key(self.name().as_bytes());
         let found = key.and_then(|key| view.names().find(&key));
-        Ok(found.and_then(|found| holder_of(self.session(), found.slot)))
+        Ok(found.and_then(|found| holder_of(view, view.slot(found.slot))))
     }
 
     /// The uncontended path: one CAS and a store on the slot's cache line, no system
@@ -515,12 +515,15 @@ fn undo(slot: &Slot, word: OwnerWord, epoch: u64, from: OwnerWord, cause: Cause)
 }
 
 /// The holder of a slot right now.
-fn holder_of(session: &Session, slot: u32) -> Option<Holder> {
-    let now = session.view.slot(slot).view()?;
-    match now.word.owner() {
-        Owner::Held(who) if session.view.knows(who) => Some(session.view.holder(who, &now)),
-        _ => None,
-    }
+fn holder_of(view: &View, slot: &Slot) -> Option<Holder> {
+    // One that is described amid its leave is described no more.
+    (0..64).find_map(|_| {
+        let now = slot.view()?;
+        match now.word.owner() {
+            Owner::Held(who) if view.knows(who) => view.holder_of(slot, who, &now).map(Some),
+            _ => Some(None),
+        }
+    })?
 }
 
 impl From<Closed> for AcquireError {

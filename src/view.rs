@@ -195,14 +195,23 @@ impl View {
         since(beat_ms)
     }
 
-    /// Describes the holder in a slot, for people.
+    /// Describes the holder that `slot` was `seen` to have, for people. `None` where that one seems
+    /// dead and has let go of it: it may have left the table since, as any process does that ends.
+    pub(crate) fn holder_of(&self, slot: &Slot, who: Identity, seen: &SlotView) -> Option<Holder> {
+        let holder = self.holder(who, seen);
+        let has_it = || slot.owner().grant_only() == seen.word.grant_only();
+        (holder.liveness != Liveness::Dead || has_it()).then_some(holder)
+    }
+
+    /// The same, whether it has the slot still or not.
     pub(crate) fn holder(&self, who: Identity, slot: &SlotView) -> Holder {
-        let (liveness, heartbeat_age) = self.liveness(who);
+        // First: of a record that has gone on to another session it shows that this one is over.
         let credentials = self
             .record(who.session())
             .and_then(SessionRecord::view)
             .map(|view| view.credentials)
             .filter(|credentials| credentials.pid == who.pid());
+        let (liveness, heartbeat_age) = self.liveness(who);
         Holder {
             pid: who.pid(),
             session: who.session(),
@@ -296,6 +305,27 @@ mod tests {
         });
         let holder = lock.holder().unwrap().unwrap();
         assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
+    }
+
+    /// It was said to be dead, which it was: it had released the lock, and ended.
+    #[test]
+    fn who_has_let_go_of_a_slot_and_left_is_not_said_to_be_its_dead_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let view = &lock.session().view;
+        let found = view.names().find(&view.key(b"job").unwrap()).unwrap();
+        let slot = view.slot(found.slot);
+        let seen = slot.view().unwrap();
+        // No session's that there is, and so no process's.
+        let gone = Identity::new(process::pid(), lock.session().identity.session() + 1);
+        let dead = view.holder_of(slot, gone, &seen).unwrap();
+        assert_eq!(dead.liveness, Liveness::Dead, "it has the slot still");
+        guard.release().unwrap();
+        assert!(view.holder_of(slot, gone, &seen).is_none());
+        let alive = view.holder_of(slot, lock.session().identity, &seen);
+        assert_eq!(alive.unwrap().liveness, Liveness::Alive);
     }
 
     /// The holder is a process whose first thread has ended, and whose keeper lives on.
