@@ -98,7 +98,8 @@ Examples:
 A dead holder's lock needs no force: the next one to ask gets it. Forcing a holder that
 still runs lets another one in beside it, unless what they share refuses the lower token.
 The next holder is told that the lock was forced, and the old one that it was lost.
-On a lock that was abandoned and is free, this acknowledges the news.
+On a lock that was abandoned and is free, this acknowledges the news; but with
+--even-if-alive it leaves them to the next holder: it may have been asked twice.
 
 Exit code 1 if it was refused; nothing was changed then.";
 

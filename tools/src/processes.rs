@@ -93,29 +93,48 @@ fn has_ended(task: &Path) -> bool {
 
 /// The inode number in a line of `/proc/PID/maps`.
 fn inode(line: &[u8]) -> Option<u64> {
-    let mut fields = line
-        .split(|&byte| byte == b' ')
-        .filter(|field| !field.is_empty());
-    str::from_utf8(fields.nth(4)?).ok()?.parse().ok()
+    str::from_utf8(field(line, 4)?).ok()?.parse().ok()
 }
 
-/// The processes that have mapped a file that once stood at the path, and those that may not be
-/// looked into.
-pub(crate) fn users_of_deleted(path: &Path) -> (Vec<Process>, Vec<Process>) {
+/// The filesystem's device in such a line, which need not be the one that `stat(2)` has.
+fn device(line: &[u8]) -> Option<&[u8]> {
+    field(line, 3)
+}
+
+fn field(line: &[u8], nth: usize) -> Option<&[u8]> {
+    let fields = line.split(|&byte| byte == b' ');
+    fields.filter(|field| !field.is_empty()).nth(nth)
+}
+
+/// The processes that have mapped a file that once stood at the path, and those that could not be
+/// looked into. This process has mapped the file that stands there now.
+///
+/// # Errors
+///
+/// When the processes could not be listed.
+pub(crate) fn users_of_deleted(path: &Path) -> io::Result<(Vec<Process>, Vec<Process>)> {
     let mut unseen = Vec::new();
     let shown = shown_in_maps(&canonical(path));
-    let mapped = [b" ", &*shown, b" (deleted)"].concat();
+    let (standing, deleted) = (
+        [b" ", &*shown].concat(),
+        [b" ", &*shown, b" (deleted)"].concat(),
+    );
+    let own = fs::read("/proc/self/maps")?;
+    let own = lines(&own).find(|line| line.ends_with(&standing));
+    // Another container's file may have the same path, on a filesystem of its own.
+    let is_here = |line: &[u8]| own.is_none_or(|own| device(line) == device(own));
     let found = those_that(|pid, process| match fs::read(process.join("maps")) {
-        Ok(maps) => lines(&maps).any(|line| line.ends_with(&mapped)),
+        Ok(maps) => lines(&maps).any(|line| line.ends_with(&deleted) && is_here(line)),
         Err(error) => {
-            let is_refused = error.kind() == io::ErrorKind::PermissionDenied;
-            if is_refused && !is_without_memory(process) {
+            let has_ended = error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(Errno::ESRCH as i32);
+            if !has_ended && !is_without_memory(process) {
                 unseen.push(Process::of(pid));
             }
             false
         }
-    });
-    (found, unseen)
+    })?;
+    Ok((found, unseen))
 }
 
 /// Whether it is a kernel thread or a zombie: these have no arguments, either.
@@ -176,6 +195,7 @@ fn those_with_lock(table: &Metadata, is_meant: impl Fn(&FileLock) -> bool) -> Ve
                 && is_table(process.join("fd").join(descriptor.file_name()))
         })
     })
+    .unwrap_or_default()
 }
 
 /// A lock by `fcntl(2)`, as `/proc/PID/fdinfo` tells of it:
@@ -223,12 +243,9 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The processes but for this one, whose directory under `/proc` has what is looked for.
-fn those_that(mut have: impl FnMut(u32, &Path) -> bool) -> Vec<Process> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+fn those_that(mut have: impl FnMut(u32, &Path) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
-    for process in processes.flatten() {
+    for process in fs::read_dir("/proc")?.flatten() {
         let name = process.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
@@ -238,7 +255,7 @@ fn those_that(mut have: impl FnMut(u32, &Path) -> bool) -> Vec<Process> {
         }
         found.push(Process::of(pid));
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -199,6 +199,25 @@ fn a_process_on_a_deleted_file_is_found_by_every_path_to_it() {
     }
 }
 
+/// It was to be restarted. In every container root's default table is at the same path.
+#[test]
+fn a_process_on_a_deleted_file_of_another_filesystem_is_none_of_this_tables() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let script = "mount -t tmpfs none \"$PWD\" || exit 0; cd \"$PWD\"
+        exec \"$0\" run job sh -c 'rm \"$CASLOCK_TABLE\"; echo up; exec sleep 1000'";
+    let mut command = sandbox.command("unshare");
+    command.args(["--mount", "sh", "-c", script, CASLOCK]);
+    let mut elsewhere = sandbox.start(command);
+    if elsewhere.next_line().as_deref() != Some("up") {
+        skip("mount namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    let outcome = sandbox.run(&["doctor"]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(line(&outcome, "in").starts_with("ok "), "{outcome:?}");
+}
+
 /// The doctor of a user that has no part in root's processes, nor may end them.
 fn as_nobody(sandbox: &Sandbox, args: &[&str]) -> Option<Outcome> {
     if !geteuid().is_root() {

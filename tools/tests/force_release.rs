@@ -97,6 +97,28 @@ fn acknowledging_an_abandoned_lock_ends_the_news() {
     assert_eq!(sandbox.run(&fail).code(), 0);
 }
 
+/// The second of them acknowledged what the first had done: nobody was told any more.
+#[test]
+fn who_insists_twice_takes_the_news_from_nobody() {
+    let sandbox = Sandbox::new();
+    let holder = sandbox.hold("job");
+    let token = sandbox.token("job").to_string();
+    let insist = ["force-release", "job", "--token", &token, "--even-if-alive"];
+    assert!(sandbox.ok(&insist).contains(" taken from "));
+    let who = format!("force-released from process {}", holder.wrapper.pid());
+    for _ in 0..2 {
+        let shown = sandbox.ok(&insist);
+        assert!(
+            shown.contains(" is free already: ") && shown.contains(&who),
+            "{shown}"
+        );
+        assert_eq!(sandbox.slot("job")["state"], "abandoned");
+    }
+    let shown = sandbox.ok(&insist[..4]);
+    assert!(shown.contains("acknowledged"), "{shown}");
+    assert_eq!(sandbox.slot("job")["state"], "free");
+}
+
 #[test]
 fn a_table_that_is_not_there_is_not_created() {
     let sandbox = Sandbox::new();

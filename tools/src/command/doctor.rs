@@ -22,7 +22,7 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use crate::exit_code::{self, ExitCode};
 use crate::output::{Out, Paint, printable};
-use crate::paste::argument;
+use crate::paste::{argument, table_option};
 use crate::processes;
 use crate::stat::are_processes_shown;
 use crate::sys;
@@ -229,7 +229,16 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
             format_args!("the file was unlinked or replaced just now; look again"),
         );
     }
-    let (left_behind, unseen) = processes::users_of_deleted(path);
+    let (left_behind, unseen) = match processes::users_of_deleted(path) {
+        Ok(users) => users,
+        Err(_) if !are_processes_shown() => Default::default(),
+        Err(error) => {
+            return report.warn(
+                "in place",
+                format_args!("the file is, but who uses a deleted one of this name could not be asked: {error}"),
+            );
+        }
+    };
     for process in &left_behind {
         report.fail(
             "in place",
@@ -248,7 +257,14 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
                 let who = processes::named(&unseen);
                 format!(", but {who} could not be looked into")
             }
-            others => format!(", but {others} could not be looked into (ask as root)"),
+            others => {
+                // Whose own default is another's.
+                let table = table_option(path);
+                format!(
+                    ", but {others} could not be looked into (ask as root: \
+                     caslock {table}doctor)"
+                )
+            }
         };
         report.ok(
             "in place",

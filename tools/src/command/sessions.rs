@@ -19,16 +19,39 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
     } else if sessions.is_empty() {
         writeln!(out, "no process uses {}", shown(path))?;
     } else {
-        columns(path, &sessions).write(&mut out)?;
+        columns(&sessions, &kept_by_offspring(path, &sessions)).write(&mut out)?;
     }
     out.finish()?;
     Ok(ExitCode::Success)
 }
 
-fn columns(path: &Path, sessions: &[SessionInfo]) -> Columns<7> {
-    let is_gone = |session: &SessionInfo| {
-        session.same_pid_namespace && processes::is_gone_from(path, session.pid)
+/// Those of the sessions whose process is gone, and which what it has started keeps: it has
+/// inherited the proof of life.
+pub(super) fn kept_by_offspring(path: &Path, sessions: &[SessionInfo]) -> Vec<u32> {
+    let is_gone = |session: &&SessionInfo| {
+        session.liveness != Liveness::Dead
+            && session.same_pid_namespace
+            && processes::is_gone_from(path, session.pid)
     };
+    let gone: Vec<_> = sessions.iter().filter(is_gone).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    // Most have ended since they were seen, and their sessions with them.
+    let now = Inspector::open(path).ok();
+    let now = now.and_then(|table| table.snapshot().ok());
+    let now = now.map_or_else(Vec::new, |now| now.sessions);
+    let is_still_there = |gone: &&SessionInfo| {
+        let is_it = |it: &SessionInfo| {
+            (it.session, it.pid) == (gone.session, gone.pid) && it.liveness != Liveness::Dead
+        };
+        now.iter().any(is_it)
+    };
+    let kept = gone.into_iter().filter(is_still_there);
+    kept.map(|session| session.session).collect()
+}
+
+fn columns(sessions: &[SessionInfo], kept: &[u32]) -> Columns<7> {
     let mut columns = Columns::new([
         ("SESSION", Align::Right),
         ("PID", Align::Right),
@@ -40,8 +63,7 @@ fn columns(path: &Path, sessions: &[SessionInfo]) -> Columns<7> {
     ]);
     for session in sessions {
         let liveness = match session.liveness {
-            // What it has started has inherited its proof of life.
-            liveness if liveness != Liveness::Dead && is_gone(session) => {
+            liveness if kept.contains(&session.session) => {
                 Cell::painted(Paint::Yellow, format_args!("{liveness} (gone)"))
             }
             liveness => Cell::painted(Paint::of_liveness(liveness), liveness),

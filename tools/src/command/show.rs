@@ -48,7 +48,7 @@ fn describe(out: &mut Out, path: &Path, inspector: &Inspector, slot: &SlotInfo) 
         let who = format!("{}, session {}", holder.process(), holder.session);
         line(out, "holder", Paint::Plain, who)?;
         line(out, "held for", Paint::Plain, human(holder.held_for))?;
-        liveness(out, path, inspector, &holder)?;
+        liveness(out, path, inspector, slot, &holder)?;
         let age = format!("{} ago", human(holder.heartbeat_age));
         line(out, "heartbeat", Paint::Plain, age)?;
     } else {
@@ -78,8 +78,17 @@ fn describe(out: &mut Out, path: &Path, inspector: &Inspector, slot: &SlotInfo) 
     }
 }
 
-fn liveness(out: &mut Out, path: &Path, inspector: &Inspector, holder: &Holder) -> io::Result<()> {
-    let is_gone = holder.same_pid_namespace && processes::is_gone_from(path, holder.pid);
+fn liveness(
+    out: &mut Out,
+    path: &Path,
+    inspector: &Inspector,
+    slot: &SlotInfo,
+    holder: &Holder,
+) -> io::Result<()> {
+    // Not of one that has let go of the lock since, and ended.
+    let is_gone = holder.same_pid_namespace
+        && processes::is_gone_from(path, holder.pid)
+        && is_still_held(inspector, slot);
     let text = match (holder.liveness, inspector.reclaim()) {
         (Liveness::Dead, _) => "dead: the next to ask gets the lock",
         (liveness, _) if is_gone => {
@@ -98,6 +107,13 @@ fn liveness(out: &mut Out, path: &Path, inspector: &Inspector, holder: &Holder) 
         _ => "unknown: the kernel could not be asked",
     };
     line(out, "liveness", Paint::of_liveness(holder.liveness), text)
+}
+
+/// Whether the lock is held as it was, by a session that lives.
+fn is_still_held(inspector: &Inspector, slot: &SlotInfo) -> bool {
+    let now = inspector.slot(&slot.name).ok().flatten();
+    let lives = |holder: Holder| holder.liveness != Liveness::Dead;
+    now.is_some_and(|now| now.token == slot.token && now.holder.is_some_and(lives))
 }
 
 fn line(out: &mut Out, label: &str, paint: Paint, value: impl std::fmt::Display) -> io::Result<()> {

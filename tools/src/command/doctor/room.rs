@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 
-use caslock::{Liveness, SessionInfo, Stray};
+use caslock::{Liveness, Stray};
 
 use super::{Report, Seen};
+use crate::command::sessions::kept_by_offspring;
 use crate::processes::{self, Process};
 
 /// Locks on sessions' bytes that caslock has not taken: whoever may read the file can have them.
@@ -87,15 +88,9 @@ fn kept(seen: &Seen<'_>) -> String {
     let Ok(table) = fs::symlink_metadata(seen.path) else {
         return String::new();
     };
-    let is_gone = |session: &SessionInfo| {
-        session.liveness != Liveness::Dead
-            && session.same_pid_namespace
-            && processes::is_gone(session.pid, &table)
-    };
-    let gone = seen.snapshot.sessions.iter().filter(|it| is_gone(it));
     let ended = strays(seen).filter(|stray| !stray.is_foreign);
-    let sessions: Vec<_> = gone
-        .map(|session| session.session)
+    let sessions: Vec<_> = kept_by_offspring(seen.path, &seen.snapshot.sessions)
+        .into_iter()
         .chain(ended.map(|stray| stray.session))
         .collect();
     if sessions.is_empty() || !seen.snapshot.table.in_place {
