@@ -306,8 +306,7 @@ fn boot(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
             "boot",
             format_args!(
                 "written under another boot; the next process to use it resets it, \
-                 tokens go on above {}",
-                table.token_floor
+                 and its tokens go on above all that it has given out"
             ),
         )
     }
