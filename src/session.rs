@@ -812,7 +812,9 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::os::certificate;
-    use crate::os::testing::{Child, SharedPage, Watchdog, close_descriptors, deny, end_at, until};
+    use crate::os::testing::{
+        Child, SharedPage, Watchdog, close_descriptors, deny, end_at, pretend, until,
+    };
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
     use std::fs;
@@ -1047,6 +1049,22 @@ mod tests {
             assert!(lock.session().place_and_witness().all(is_open));
             drop(first);
             assert!(lock.session().place_and_witness().all(is_open));
+        })
+        .join();
+    }
+
+    /// Some filesystems say that they lock, and keep nothing: all sessions would look dead there,
+    /// and each be robbed by the next.
+    #[test]
+    fn where_locks_are_said_to_be_taken_and_are_not_no_table_is_opened() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        LockTable::options().create(&path).unwrap();
+        Child::fork(|| {
+            pretend(libc::SYS_fcntl, libc::F_OFD_SETLK);
+            let refused = LockTable::open(&path).map(drop);
+            assert!(matches!(refused, Err(OpenError::LocksNotKept { .. })));
         })
         .join();
     }

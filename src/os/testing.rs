@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString};
 use std::fmt::Display;
 use std::fs;
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -233,30 +234,45 @@ impl Drop for SharedPage {
 
 /// Makes a system call fail with `errno` in this process from now on: for children only.
 pub(crate) fn deny(call: libc::c_long, errno: i32) {
-    answer(call, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
+    answer(call, None, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
+}
+
+/// Has a system call with this second argument do nothing, and say that it is done, in this
+/// process from now on: for children only.
+pub(crate) fn pretend(call: libc::c_long, second: libc::c_int) {
+    answer(call, Some(second.cast_unsigned()), libc::SECCOMP_RET_ERRNO);
 }
 
 /// Has SIGSYS end this process at a system call from now on: for children only.
 pub(crate) fn end_at(call: libc::c_long) {
-    answer(call, libc::SECCOMP_RET_KILL_PROCESS);
+    answer(call, None, libc::SECCOMP_RET_KILL_PROCESS);
 }
 
-/// What the kernel does about a system call of this thread, and of those that it makes.
-fn answer(call: libc::c_long, action: u32) {
-    const LOAD_CALL: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+/// What the kernel does about a system call of this thread, and of those that it makes: about
+/// those alone that have this second argument, if one is given.
+fn answer(call: libc::c_long, second: Option<u32>, action: u32) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const CALL: u32 = mem::offset_of!(libc::seccomp_data, nr) as u32;
+    /// Its lower half.
+    const SECOND: u32 = mem::offset_of!(libc::seccomp_data, args) as u32
+        + if cfg!(target_endian = "big") { 12 } else { 8 };
     const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
-    let mut program = [
-        step(LOAD_CALL, 0, 0),
-        step(
-            EQUALS,
-            u32::try_from(call).expect("a system call's number"),
-            1,
-        ),
+    let call = u32::try_from(call).expect("a system call's number");
+    let mut program = vec![step(LOAD, CALL, 0)];
+    match second {
+        None => program.push(step(EQUALS, call, 1)),
+        Some(second) => program.extend([
+            step(EQUALS, call, 3),
+            step(LOAD, SECOND, 0),
+            step(EQUALS, second, 1),
+        ]),
+    }
+    program.extend([
         step(RETURN, action, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
-    ];
+    ]);
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
