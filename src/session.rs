@@ -247,6 +247,12 @@ impl Session {
         Ok(Some(Self::of(shared)))
     }
 
+    /// What a thread has in hand while it looks at the session.
+    #[cfg(test)]
+    pub(crate) fn in_hand(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     const fn of(shared: Arc<Shared>) -> Self {
         Self {
             shared: ManuallyDrop::new(shared),
@@ -1065,6 +1071,47 @@ mod tests {
             pretend(libc::SYS_fcntl, libc::F_OFD_SETLK);
             let refused = LockTable::open(&path).map(drop);
             assert!(matches!(refused, Err(OpenError::LocksNotKept { .. })));
+        })
+        .join();
+    }
+
+    /// Only of the end of its own session, which makes room, there is something to wait for.
+    #[test]
+    fn who_finds_all_sessions_in_use_waits_for_none_that_does_not_end_just_now() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [theirs, own] = ["theirs", "own"].map(|name| dir.path().join(name));
+        for path in [&theirs, &own] {
+            LockTable::options().sessions(1).create(path).unwrap();
+        }
+        let mut table = Some(LockTable::open(&theirs).unwrap());
+        let is_refused_at_once = |path: &Path| {
+            end_at(libc::SYS_clock_nanosleep);
+            let refused = LockTable::open(path).map(drop);
+            assert!(matches!(refused, Err(OpenError::SessionsFull { .. })));
+        };
+        Child::fork(|| is_refused_at_once(&theirs)).join();
+        // The same without a handle of what it has inherited.
+        Child::fork(|| {
+            drop(table.take());
+            is_refused_at_once(&theirs);
+        })
+        .join();
+        // One of its own that gives nothing away any more, and has a handle.
+        Child::fork(|| {
+            let table = ManuallyDrop::new(LockTable::open(&own).unwrap());
+            table.attached().gate.close();
+            is_refused_at_once(&own);
+        })
+        .join();
+        // And one that has none, and goes on for a guard that was forgotten.
+        Child::fork(|| {
+            let table = LockTable::open(&own).unwrap();
+            let lock = table.lock("job").unwrap();
+            std::mem::forget(lock.acquire().unwrap());
+            table.attached().gate.close();
+            drop((lock, table));
+            is_refused_at_once(&own);
         })
         .join();
     }

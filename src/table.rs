@@ -505,6 +505,26 @@ mod tests {
         assert_eq!(now.identity.session(), 0, "nothing has come of the others");
     }
 
+    /// A thread that has it in hand may have lost its processor for long.
+    #[test]
+    fn who_needs_the_room_of_its_own_last_session_does_not_wait_for_its_end_for_ever() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let table = Options::default().sessions(1).open(&path).unwrap();
+        let in_hand = table.attached().in_hand();
+        let last = Arc::downgrade(table.attached());
+        thread::scope(|scope| {
+            scope.spawn(|| drop(table));
+            until(|| last.strong_count() == 0);
+            let refused = LockTable::open(&path).map(drop);
+            // First of all, for it is waited for.
+            drop(in_hand);
+            assert!(matches!(refused, Err(OpenError::SessionsFull { .. })));
+        });
+        drop(LockTable::open(&path).unwrap());
+    }
+
     #[test]
     fn a_reset_that_is_killed_beside_forks_blocks_nobody() {
         let _watchdog = Watchdog::start();
