@@ -818,6 +818,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::os::certificate;
+    use crate::os::fork::hold_forks;
     use crate::os::testing::{
         Child, SharedPage, Watchdog, close_descriptors, deny, end_at, pretend, until,
     };
@@ -1114,6 +1115,29 @@ mod tests {
             is_refused_at_once(&own);
         })
         .join();
+    }
+
+    #[test]
+    fn of_sessions_that_are_over_the_registry_keeps_nothing() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = open();
+        let path = dir.path().join("t");
+        drop(table);
+        let entries = || {
+            let id = Status::at_path(&path).unwrap().id;
+            let _hold = hold_forks();
+            let registry = super::lock(&REGISTRY);
+            registry.iter().filter(|entry| entry.file == id).count()
+        };
+        for _ in 0..3 {
+            let _table = LockTable::open(&path).unwrap();
+            // What a test beside this one has in hand is there for a moment longer.
+            let is_alone = |_| {
+                drop(LockTable::open(dir.path().join("other")).unwrap());
+                entries() == 1
+            };
+            assert!((0..100).any(is_alone));
+        }
     }
 
     /// The signals that a thread of this process has blocked, a bit each.
