@@ -1140,6 +1140,85 @@ mod tests {
         }
     }
 
+    /// As a program has it that the session's process has started, and that lives on.
+    #[test]
+    fn who_has_inherited_the_witness_of_a_session_that_is_over_keeps_nothing_of_it() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let options = LockTable::options().sessions(1).share_witness(true);
+        let table = options.open(&path).unwrap();
+        let asker = fs::File::open(&path).unwrap();
+        let byte = byte_lock::session_byte(table.session());
+        let is_locked = || byte_lock::is_locked_for_writing(asker.as_fd(), byte).unwrap();
+        let inherited = table.witness().unwrap().try_clone_to_owned().unwrap();
+        assert!(is_locked());
+        drop(table);
+        assert!(!is_locked());
+        drop(LockTable::open(&path).unwrap());
+        drop(inherited);
+    }
+
+    /// It is taken for standard output by programs that inherit it, or for a file of their own.
+    #[test]
+    fn what_is_written_to_a_witness_does_not_get_into_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let options = LockTable::options().share_witness(true);
+        let table = options.open(&path).unwrap();
+        let bytes = fs::metadata(&path).unwrap().len();
+        assert!(rustix::io::write(table.witness().unwrap(), b"a log line").is_err());
+        assert_eq!(fs::metadata(&path).unwrap().len(), bytes);
+        drop(LockTable::open(&path).unwrap().lock("job").unwrap());
+    }
+
+    /// How many descriptors this process has of the file at a path.
+    fn descriptors_of(path: &Path) -> usize {
+        let numbers = fs::read_dir("/proc/self/fd").unwrap();
+        let links = numbers.map(|number| fs::read_link(number.unwrap().path()));
+        links
+            .filter(|link| link.as_ref().is_ok_and(|link| link == path))
+            .count()
+    }
+
+    #[test]
+    fn a_forked_child_that_opens_the_table_itself_stays_a_witness_while_it_has_handles() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let options = LockTable::options().share_witness(true);
+        let table = options.clone().open(&path).unwrap();
+        Child::fork(|| {
+            let own = options.open(&path).unwrap();
+            assert_ne!(own.session(), table.session());
+            assert!(table.witness().is_some());
+        })
+        .join();
+    }
+
+    /// It has no handle to drop, and was a witness until it ended.
+    #[test]
+    fn a_forked_child_that_opens_the_table_itself_is_no_witness_of_a_forgotten_guard() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let options = LockTable::options().share_witness(true);
+        let table = options.clone().open(&path).unwrap();
+        let lock = table.lock("job").unwrap();
+        std::mem::forget(lock.acquire().unwrap());
+        drop((lock, table));
+        Child::fork(|| {
+            assert_eq!(
+                descriptors_of(&path),
+                2,
+                "the witness, and another to ask by"
+            );
+            let _own = options.open(&path).unwrap();
+            assert_eq!(descriptors_of(&path), 2, "its own");
+        })
+        .join();
+    }
+
     /// The signals that a thread of this process has blocked, a bit each.
     fn blocked_by(thread: u32) -> u64 {
         let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
