@@ -1159,6 +1159,36 @@ mod tests {
         drop(inherited);
     }
 
+    /// A collector that took the living for dead would free their slots.
+    #[test]
+    fn who_collects_the_records_of_the_dead_leaves_the_living_what_they_hold() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = left_by_the_dead();
+        let mine = table.lock("mine").unwrap();
+        let guard = mine.acquire().unwrap();
+        Child::fork(|| drop(LockTable::open(dir.path().join("t")).unwrap())).join();
+        assert!(guard.is_held());
+        assert!(table.lock("job").unwrap().holder().unwrap().is_none());
+        guard.release().unwrap();
+    }
+
+    /// It may be stopped: to find no room is then the worst that can happen.
+    #[test]
+    fn who_collects_is_waited_for_but_not_for_ever() {
+        let _watchdog = Watchdog::start();
+        let (dir, _table) = left_by_the_dead();
+        let path = dir.path().join("t");
+        let collector = fs::File::options().read(true).write(true).open(&path);
+        let collector = collector.unwrap();
+        assert!(byte_lock::try_lock(collector.as_fd(), byte_lock::COLLECT_BYTE).unwrap());
+        let waiting = Child::fork(|| {
+            end_at(libc::SYS_clock_nanosleep);
+            std::mem::forget(LockTable::open(&path).unwrap());
+        });
+        assert!(waiting.ends_by(Signal::SIGSYS));
+        Child::fork(|| drop(LockTable::open(&path).unwrap())).join();
+    }
+
     /// It is taken for standard output by programs that inherit it, or for a file of their own.
     #[test]
     fn what_is_written_to_a_witness_does_not_get_into_the_table() {
