@@ -1202,6 +1202,47 @@ mod tests {
         drop(LockTable::open(&path).unwrap().lock("job").unwrap());
     }
 
+    #[test]
+    fn a_grant_is_stamped_with_the_time_of_the_last_heartbeat() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let options = LockTable::options().attended(true);
+        let table = options.open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let session = lock.session();
+        let stamp = || {
+            let guard = lock.acquire().unwrap();
+            let slots = session.view.mapping.slots().iter();
+            let mut held =
+                slots.filter(|slot| slot.owner().owner() == Owner::Held(session.identity));
+            let stamp = held.next().unwrap().view().unwrap().since_ms;
+            guard.release().unwrap();
+            stamp
+        };
+        let attached_ms = session.record().view().unwrap().credentials.now_ms;
+        assert_eq!(stamp(), attached_ms);
+        until(|| now_ms() > attached_ms);
+        session.stand_in();
+        let beat_ms = session.record().view().unwrap().beat_ms;
+        assert!(attached_ms < beat_ms && beat_ms <= now_ms());
+        assert_eq!(stamp(), beat_ms);
+    }
+
+    #[test]
+    fn a_release_silences_no_other_grant_of_the_same_token() {
+        let _watchdog = Watchdog::start();
+        let (_dir, table) = open();
+        let locks = ["one", "two"].map(|name| table.lock(name).unwrap());
+        let [one, two] = locks.each_ref().map(|lock| lock.acquire().unwrap());
+        assert_eq!(one.token(), two.token());
+        let (tell, told) = mpsc::channel();
+        one.on_lost(|_| unreachable!("it is released"));
+        two.on_lost(move |lost| tell.send(lost.name).unwrap_or_default());
+        one.release().unwrap();
+        table.force_release("two", two.token()).unwrap();
+        assert_eq!(told.recv(), Ok("two".to_owned()));
+    }
+
     /// How many descriptors this process has of the file at a path.
     fn descriptors_of(path: &Path) -> usize {
         let numbers = fs::read_dir("/proc/self/fd").unwrap();
