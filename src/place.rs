@@ -326,4 +326,47 @@ mod tests {
         })
         .join();
     }
+
+    /// By the file itself, for its path leads nowhere, and its directory is closed.
+    #[test]
+    fn a_table_without_a_name_and_one_that_was_cut_off_are_gone_wherever_their_path_leads() {
+        let _watchdog = Watchdog::start();
+        if !Privilege::ChangeRoot.is_there() {
+            return;
+        }
+        for is_unlinked in [true, false] {
+            let table = fixture();
+            let jail = tempfile::tempdir().unwrap();
+            Child::fork(|| {
+                let file = File::options().write(true).open(&table.path).unwrap();
+                let beside = File::open(table.path.parent().unwrap()).unwrap();
+                std::os::unix::fs::chroot(jail.path()).unwrap();
+                table.place.directory().let_go();
+                assert_eq!(table.check(), Whereabouts::Unknown);
+                if is_unlinked {
+                    let flags = rustix::fs::AtFlags::empty();
+                    rustix::fs::unlinkat(&beside, "t", flags).unwrap();
+                } else {
+                    file.set_len(table.probe.bytes() - 4096).unwrap();
+                }
+                assert_eq!(table.check(), Whereabouts::Gone);
+            })
+            .join();
+        }
+    }
+
+    /// It would end all grants for want of a right.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn that_its_path_may_not_be_looked_at_is_no_proof_that_a_table_is_gone() {
+        use crate::os::testing::deny;
+        let _watchdog = Watchdog::start();
+        let table = fixture();
+        Child::fork(|| {
+            // A path is looked at by it, and no open file.
+            deny(libc::SYS_newfstatat, libc::EACCES);
+            assert_eq!(table.check(), Whereabouts::Unknown);
+        })
+        .join();
+    }
 }
