@@ -247,6 +247,27 @@ mod tests {
         assert_eq!(wake(page.word(0), u32::MAX), 0);
     }
 
+    /// The kernel takes a count beyond its largest for one.
+    #[test]
+    fn a_wake_of_all_reaches_each_sleeper() {
+        let _watchdog = Watchdog::start();
+        let page = SharedPage::new();
+        let until = far();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| wait(page.word(0), 0, until));
+            }
+            // Who has been moved to the other word sleeps, for certain.
+            let mut asleep = 0;
+            while asleep < 3 {
+                let [from, to] = [0, 1].map(|at| page.word(at));
+                asleep += futex::requeue(from, Flags::empty(), 0, 3, to).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(wake(page.word(1), u32::MAX), 3);
+        });
+    }
+
     /// Containers of some age answer EPERM to calls that their filter does not know.
     #[test]
     fn without_waitv_a_wait_on_two_words_is_bounded_and_still_woken() {
@@ -286,6 +307,11 @@ mod tests {
             let (word, begun) = (AtomicU32::new(0), now_ns());
             wait(&word, 0, far());
             assert!(now_ns() >= begun + UNWATCHED_NS);
+            deny(libc::SYS_futex_waitv, libc::EACCES);
+            let begun = now_ns();
+            assert_eq!(wait_two(&word, 0, &word, 0, far()), Ended::Again);
+            assert!(now_ns() >= begun + UNWATCHED_NS);
+            assert_eq!(WAITV_REFUSED.load(Ordering::Relaxed), 0);
         });
         child.join();
     }
