@@ -280,6 +280,15 @@ mod tests {
         }
     }
 
+    /// Programs with another version of this library look for them there, by the same format.
+    #[test]
+    fn the_bytes_are_where_they_have_always_been() {
+        assert_eq!(RESET_BYTE, 0x4000_0000_0000_0000);
+        assert_eq!(COLLECT_BYTE, 0x4000_0000_0000_0001);
+        assert_eq!(session_byte(0), 0x4000_0000_0000_1000);
+        assert_eq!(session_byte(4087), 0x4000_0000_0000_1ff7);
+    }
+
     #[test]
     fn a_byte_has_one_holder_at_a_time() {
         let table = Table::new();
@@ -323,6 +332,37 @@ mod tests {
         assert_eq!(probe.any_locked(session_byte(0), 0), Some(false));
         drop(holder);
         assert_eq!(probe.is_locked(BYTE), Some(false));
+    }
+
+    #[test]
+    fn a_lock_says_whether_it_is_of_our_kind_and_else_whose_it_is() {
+        let _watchdog = Watchdog::start();
+        let (table, page) = (Table::new(), SharedPage::new());
+        let (holder, probe) = (table.open(), table.probe());
+        assert_eq!(probe.lock_on(BYTE), Some(None));
+        let of_a_description = |is_ours| ByteLock { is_ours, pid: None };
+        assert!(try_lock(holder.as_fd(), BYTE).unwrap());
+        assert_eq!(probe.lock_on(BYTE), Some(Some(of_a_description(true))));
+        lock_for_reading(holder.as_fd(), BYTE).unwrap();
+        assert_eq!(probe.lock_on(BYTE), Some(Some(of_a_description(false))));
+        unlock(holder.as_fd(), BYTE).unwrap();
+        for kind in [libc::F_RDLCK, libc::F_WRLCK] {
+            page.word(0).store(0, Ordering::Release);
+            let child = Child::fork(|| {
+                let file = table.open();
+                fcntl(file.as_fd(), FcntlArg::F_SETLK(&range(kind, BYTE, 1))).unwrap();
+                page.word(0).store(1, Ordering::Release);
+                thread::sleep(Duration::from_secs(1000));
+            });
+            while page.word(0).load(Ordering::Acquire) == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let of_a_process = ByteLock {
+                is_ours: false,
+                pid: Some(child.pid()),
+            };
+            assert_eq!(probe.lock_on(BYTE), Some(Some(of_a_process)));
+        }
     }
 
     #[test]

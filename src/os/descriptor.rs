@@ -254,6 +254,7 @@ impl Drop for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::testing::Watchdog;
     use std::fs::File;
 
     fn kept_and_number(file: File) -> (Kept, RawFd) {
@@ -332,6 +333,33 @@ mod tests {
         assert!(reopen(&path, id).is_err());
         let through_proc = reopen_through_proc(file.as_fd(), id).unwrap();
         assert_eq!(Status::of(through_proc).unwrap().id, id);
+    }
+
+    /// It is read as a file's, and a table's witness may be asked for it: a link to the very file
+    /// is no table, and a planted FIFO would have each look wait for its other end.
+    #[test]
+    fn reopening_follows_no_link_waits_for_no_fifo_and_is_for_this_program_alone() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let [path, link, fifo] = ["f", "link", "fifo"].map(|name| dir.path().join(name));
+        let file = File::create(&path).unwrap();
+        let id = Status::of(&file).unwrap().id;
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(reopen(&link, id).is_err());
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(reopen(&fifo, id).is_err());
+        for reopened in [reopen(&path, id), reopen_through_proc(file.as_fd(), id)] {
+            let flags = rustix::io::fcntl_getfd(reopened.unwrap()).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+
+    /// Two of one file, of which a stranger has closed one, and the other has got its number.
+    #[test]
+    fn no_two_marks_are_the_same() {
+        let marks: std::collections::HashSet<_> =
+            (0..100).map(|_| draw_offset().unwrap()).collect();
+        assert_eq!(marks.len(), 100);
     }
 
     #[test]
