@@ -505,6 +505,28 @@ mod tests {
         assert_eq!(now.identity.session(), 0, "nothing has come of the others");
     }
 
+    #[test]
+    fn another_that_resets_is_waited_for_as_long_as_was_asked_for() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        Options::default().create(&path).unwrap();
+        outdate(&path);
+        let other = TableFile::open(&path, Access::ReadWrite).unwrap();
+        assert!(byte_lock::try_lock(other.as_fd(), byte_lock::RESET_BYTE).unwrap());
+        let lasting = |patience| Options::default().reset_patience(patience);
+        let refused = lasting(Duration::from_millis(10)).open(&path).map(drop);
+        assert!(matches!(refused, Err(OpenError::ResetStuck { .. })));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                byte_lock::unlock(other.as_fd(), byte_lock::RESET_BYTE).unwrap();
+            });
+            let opened = lasting(Duration::from_secs(1000)).open(&path);
+            drop(opened.unwrap());
+        });
+    }
+
     /// A thread that has it in hand may have lost its processor for long.
     #[test]
     fn who_needs_the_room_of_its_own_last_session_does_not_wait_for_its_end_for_ever() {
