@@ -328,6 +328,41 @@ mod tests {
         assert_eq!(alive.unwrap().liveness, Liveness::Alive);
     }
 
+    /// By that the holder is known to be gone: the byte is the other's, and locked.
+    #[test]
+    fn a_holder_whose_record_another_has_is_dead_and_not_described_by_it() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let _guard = lock.acquire().unwrap();
+        let record = lock.session().record();
+        let credentials = record.view().unwrap().credentials;
+        let shown = lock.holder().unwrap().unwrap();
+        assert_eq!(shown.command, CommandName::from_words(credentials.command));
+        assert_eq!(shown.liveness, Liveness::Alive);
+        record.open(&Credentials {
+            pid: credentials.pid + 1,
+            ..credentials
+        });
+        let holder = lock.holder().unwrap().unwrap();
+        assert_eq!((holder.pid, holder.liveness), (shown.pid, Liveness::Dead));
+        assert_eq!(holder.command, CommandName::default());
+        assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
+    }
+
+    /// It would come back, and write what another by then has written.
+    #[test]
+    fn who_makes_a_name_is_not_evicted_for_its_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Duration::from_secs(1);
+        let options = LockTable::options().reclaim(crate::Reclaim::OnExpiry { lease });
+        let table = options.open(dir.path().join("t")).unwrap();
+        let view = &table.attached().view;
+        assert_eq!(view.lease_of(NamingWords::SLOT), None);
+        assert_eq!(view.lease_of(NamingWords::SLOT + 1), Some(lease));
+    }
+
     /// The holder is a process whose first thread has ended, and whose keeper lives on.
     #[test]
     fn a_mark_speaks_for_the_keeper_of_that_holder_and_of_that_session_alone() {
@@ -366,5 +401,15 @@ mod tests {
         record.open(&credentials);
         assert_eq!(view.is_dead_with(Some(keeper), holder), Some(false));
         assert!(view.keeper(holder).is_none(), "it has no certificate");
+    }
+
+    #[test]
+    fn an_owner_whose_session_is_one_beyond_the_last_is_none_that_a_table_can_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LockTable::options().sessions(3);
+        let table = options.open(dir.path().join("t")).unwrap();
+        let view = &table.attached().view;
+        assert!(view.knows(Identity::new(1, 2)) && view.record(2).is_some());
+        assert!(!view.knows(Identity::new(1, 3)) && view.record(3).is_none());
     }
 }
