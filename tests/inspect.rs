@@ -147,6 +147,25 @@ fn a_table_says_what_it_is() {
     assert_eq!(second.table.reclaim, Reclaim::OnDeath);
 }
 
+#[test]
+fn slots_are_in_the_order_of_their_names_and_sessions_in_that_of_their_indices() {
+    let scratch = Scratch::with(on_death());
+    let table = scratch.open();
+    let _others = [(); 3].map(|()| Child::puppet(&scratch.table()));
+    let names: Vec<_> = (10..40).rev().map(|name| name.to_string()).collect();
+    let _locks: Vec<_> = (names.iter())
+        .map(|name| table.lock(name).expect("a lock"))
+        .collect();
+    let snapshot = table.inspect().expect("a snapshot");
+    assert_eq!((snapshot.slots.len(), snapshot.sessions.len()), (30, 4));
+    assert!(
+        snapshot
+            .slots
+            .is_sorted_by(|one, next| one.name < next.name)
+    );
+    assert!((snapshot.sessions).is_sorted_by(|one, next| one.session < next.session));
+}
+
 /// An operator's look takes no session, not even the last one.
 #[test]
 fn an_inspector_takes_no_session() {
