@@ -1189,6 +1189,28 @@ mod tests {
         Child::fork(|| drop(LockTable::open(&path).unwrap())).join();
     }
 
+    /// It is in nobody's hands for a moment, and was not found there: the process had two sessions
+    /// then, of which the one was refused what the other held.
+    #[test]
+    fn a_session_that_comes_to_linger_just_now_is_the_next_handles_session() {
+        let _watchdog = Watchdog::start();
+        let (dir, mut table) = open();
+        let lock = table.lock("job").unwrap();
+        let guard = lock.acquire().unwrap();
+        let token = guard.token();
+        std::mem::forget(guard);
+        drop(lock);
+        let session = table.session();
+        for _ in 0..3000 {
+            let last = table;
+            let dropper = thread::spawn(move || drop(last));
+            table = LockTable::open(dir.path().join("t")).unwrap();
+            dropper.join().unwrap();
+            assert_eq!(table.session(), session);
+        }
+        table.force_release("job", token).unwrap();
+    }
+
     /// It is taken for standard output by programs that inherit it, or for a file of their own.
     #[test]
     fn what_is_written_to_a_witness_does_not_get_into_the_table() {
