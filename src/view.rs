@@ -351,6 +351,39 @@ mod tests {
         assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
     }
 
+    /// A PID of another namespace may be nobody's here, and a child may have the witness.
+    #[test]
+    fn a_mark_speaks_for_no_process_of_another_pid_namespace_and_none_that_shares_its_witness() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let options = LockTable::options().attended(true);
+        let table = options.open(dir.path().join("t")).unwrap();
+        let ended = Child::fork(|| ());
+        let pid = ended.pid();
+        ended.join();
+        let record = table.attached().record();
+        let own = record.view().unwrap().credentials;
+        let is_dead = |credentials: Credentials| {
+            record.open(&credentials);
+            let mark = libc::FUTEX_OWNER_DIED;
+            record.certificate().store(mark, Ordering::Relaxed);
+            let holder = Identity::new(pid, table.session());
+            table.attached().view.is_dead(holder)
+        };
+        let gone = Credentials { pid, ..own };
+        assert_eq!(is_dead(gone), Some(true));
+        let foreign = Credentials {
+            pid_namespace: own.pid_namespace + 1,
+            ..gone
+        };
+        assert_eq!(is_dead(foreign), Some(false));
+        let sharing = Credentials {
+            shares_witness: true,
+            ..gone
+        };
+        assert_eq!(is_dead(sharing), Some(false));
+    }
+
     /// It would come back, and write what another by then has written.
     #[test]
     fn who_makes_a_name_is_not_evicted_for_its_silence() {
