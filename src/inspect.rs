@@ -551,4 +551,29 @@ mod tests {
         });
         looking.join();
     }
+
+    #[test]
+    fn a_table_tells_who_is_making_a_name_and_whether_it_is_of_this_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let table = LockTable::open(&path).unwrap();
+        let inspector = Inspector::open(&path).unwrap();
+        let look = || inspector.snapshot().unwrap().table;
+        assert!(look().naming.is_none() && look().current_boot);
+        let session = table.attached();
+        let naming = session.view.slot(NamingWords::SLOT);
+        let _ = naming.take(naming.owner(), session.identity, false);
+        let namer = look().naming.unwrap();
+        let namer = (namer.pid, namer.session, namer.liveness);
+        assert_eq!(namer, (process::pid(), table.session(), Liveness::Alive));
+        assert!(wait::vacate(
+            naming,
+            naming.owner(),
+            Vacancy::Released,
+            &Futex
+        ));
+        assert!(look().naming.is_none());
+        session.view.mapping.header().set_boot_id([1; 16]);
+        assert!(!look().current_boot);
+    }
 }
