@@ -489,6 +489,26 @@ fn a_name_that_nobody_has_had_is_not_held_whatever_the_token() {
     );
 }
 
+/// Its slot's tokens go on from those of the name that had it before.
+#[test]
+fn a_name_that_nobody_has_had_shows_no_token_and_nobody_waiting() {
+    let scratch = Scratch::with(on_death().slots(1));
+    let table = scratch.open();
+    for name in ["old", "new"] {
+        let lock = table.lock(name).expect("a lock");
+        let shown = table.inspect().expect("a snapshot");
+        let inspector = Inspector::open(scratch.table()).expect("the table opens");
+        let alone = inspector.slot(name).expect("not forked");
+        for slot in [shown.slot(name), alone.as_ref()] {
+            let slot = slot.expect("the slot");
+            assert_eq!((slot.state, slot.token.0), (SlotState::Free, 0));
+            assert_eq!((slot.previous, slot.waiters), (Previous::None, 0));
+        }
+        let guard = lock.acquire().expect("a grant");
+        guard.release().expect("held to the end");
+    }
+}
+
 #[test]
 fn a_forced_release_of_another_grant_changes_nothing() {
     let _watchdog = watchdog("a_forced_release_of_another_grant_changes_nothing");
