@@ -576,4 +576,34 @@ mod tests {
         session.view.mapping.header().set_boot_id([1; 16]);
         assert!(!look().current_boot);
     }
+
+    /// By its name it is not found while it gets another: only what has changed since then.
+    #[test]
+    fn a_slot_that_is_being_renamed_is_looked_at_again_and_repaired_if_nobody_makes_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        let token = lock.acquire().unwrap().token();
+        let session = table.attached();
+        let view = &session.view;
+        let key = view.key(b"job").unwrap();
+        let seen = view.slot(view.names().find(&key).unwrap().slot).owner();
+        let now = SlotView {
+            word: seen.granted_to(session.identity.renaming()),
+            token: token.0,
+            since_ms: 0,
+        };
+        assert!(matches!(now.word.owner(), Owner::Renaming(_)));
+        let force = || what_force_does(view, "job", token, &now).unwrap();
+        assert_eq!(force(), Some(Forced::Repaired));
+        let naming = view.slot(NamingWords::SLOT);
+        let _ = naming.take(naming.owner(), session.identity, false);
+        assert_eq!(force(), None);
+        assert!(wait::vacate(
+            naming,
+            naming.owner(),
+            Vacancy::Released,
+            &Futex
+        ));
+    }
 }
