@@ -690,7 +690,7 @@ impl<'a> Blocking<'a> {
         };
         view.holder_of(slot, holder, &seen)
             .unwrap_or_else(|| Holder {
-                // It was judged to hold the lock just now, and has let go of it since.
+                // It lived when it was judged to hold the lock, and has it no more.
                 liveness: Liveness::Unknown,
                 ..view.holder(holder, &seen)
             })

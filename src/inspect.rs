@@ -229,16 +229,15 @@ impl Inspector {
     /// [`InspectError::Forked`] in a forked child.
     pub fn slot(&self, name: impl AsRef<str>) -> Result<Option<SlotInfo>, InspectError> {
         self.not_forked()?;
-        let Some(key) = self.view.key(name.as_ref().as_bytes()) else {
+        let name = name.as_ref();
+        let Some(key) = self.view.key(name.as_bytes()) else {
             return Ok(None);
         };
-        let found = self.view.names().find(&key);
-        Ok(found.and_then(|found| {
-            slot_info(
-                &self.view,
-                found.slot,
-                count_waiters(&self.view, found.slot),
-            )
+        // One that has got another name since it was found by this one is looked for again.
+        Ok((0..64).find_map(|_| {
+            let found = self.view.names().find(&key)?;
+            let waiters = count_waiters(&self.view, found.slot);
+            slot_info(&self.view, found.slot, waiters).filter(|info| info.name == name)
         }))
     }
 
@@ -254,6 +253,32 @@ impl Inspector {
         name: impl AsRef<str>,
         token: impl Into<FencingToken>,
     ) -> Result<Forced, ForceReleaseError> {
+        self.force(name.as_ref(), token.into(), News::Acknowledged)
+    }
+
+    /// The same, but of a lock that was abandoned before it leaves the news to the next owner:
+    /// [`Forced::Acknowledged`] then says which.
+    ///
+    /// For the command line: not part of the library's promise.
+    ///
+    /// # Errors
+    ///
+    /// [`ForceReleaseError`]; nothing was changed then.
+    #[doc(hidden)]
+    pub fn force_release_leaving_news(
+        &self,
+        name: impl AsRef<str>,
+        token: impl Into<FencingToken>,
+    ) -> Result<Forced, ForceReleaseError> {
+        self.force(name.as_ref(), token.into(), News::Left)
+    }
+
+    fn force(
+        &self,
+        name: &str,
+        token: FencingToken,
+        news: News,
+    ) -> Result<Forced, ForceReleaseError> {
         self.not_forked()?;
         let writer = Self::open_for(&self.view.path, Access::ReadWrite)?;
         // Tokens of another table may be the same numbers.
@@ -261,7 +286,7 @@ impl Inspector {
             let path = self.view.path.clone();
             return Err(TableReplaced { path }.into());
         }
-        force_release(&writer.view, name.as_ref(), token.into())
+        force_release(&writer.view, name, token, news)
     }
 
     /// What is wrong with the table as a whole. May take a second, where something seems so.
@@ -442,11 +467,19 @@ fn session_infos(view: &View, held: &[u32]) -> Vec<SessionInfo> {
         .collect()
 }
 
+/// What becomes of the news of a holder that did not release, where it is all there is to force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    Acknowledged,
+    Left,
+}
+
 /// Takes the grant `asked` from its holder by one CAS from the word that carries it.
 pub(crate) fn force_release(
     view: &View,
     name: &str,
     asked: FencingToken,
+    news: News,
 ) -> Result<Forced, ForceReleaseError> {
     let no_such_lock = || ForceReleaseError::NoSuchLock {
         name: name.to_owned(),
@@ -463,6 +496,7 @@ pub(crate) fn force_release(
             continue;
         };
         let done = match forced {
+            Forced::Acknowledged(_) if news == News::Left => true,
             Forced::Acknowledged(_) => wait::acknowledge(slot, now.word, &Futex),
             Forced::From(_) | Forced::Repaired => {
                 wait::vacate(slot, now.word, Vacancy::Forced(blamed(now.word)), &Futex)

@@ -516,7 +516,7 @@ fn undo(slot: &Slot, word: OwnerWord, epoch: u64, from: OwnerWord, cause: Cause)
 
 /// The holder of a slot right now.
 fn holder_of(view: &View, slot: &Slot) -> Option<Holder> {
-    // One that is described amid its leave is described no more.
+    // A holder that leaves while it is described: look again.
     (0..64).find_map(|_| {
         let now = slot.view()?;
         match now.word.owner() {

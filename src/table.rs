@@ -10,7 +10,7 @@ use crate::attendance::Attendance;
 use crate::blocking::Patience;
 use crate::error::{ForceReleaseError, Forked, InspectError, LockError, OpenError, io_error};
 use crate::holder::FencingToken;
-use crate::inspect::{Forced, Snapshot};
+use crate::inspect::{Forced, News, Snapshot, force_release};
 use crate::layout::Geometry;
 use crate::lock::Lock;
 use crate::mapping::{Access, Mapping, TableFile};
@@ -407,7 +407,8 @@ impl LockTable {
         token: impl Into<FencingToken>,
     ) -> Result<Forced, ForceReleaseError> {
         self.not_forked()?;
-        crate::inspect::force_release(&self.session.view, name.as_ref(), token.into())
+        let (view, news) = (&self.session.view, News::Acknowledged);
+        force_release(view, name.as_ref(), token.into(), news)
     }
 
     fn not_forked(&self) -> Result<(), Forked> {

@@ -205,7 +205,7 @@ impl View {
 
     /// The same, whether it has the slot still or not.
     pub(crate) fn holder(&self, who: Identity, slot: &SlotView) -> Holder {
-        // First: of a record that has gone on to another session it shows that this one is over.
+        // Before its liveness: should the record be another's by now, that says that it is dead.
         let credentials = self
             .record(who.session())
             .and_then(SessionRecord::view)

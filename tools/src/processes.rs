@@ -93,48 +93,60 @@ fn has_ended(task: &Path) -> bool {
 
 /// The inode number in a line of `/proc/PID/maps`.
 fn inode(line: &[u8]) -> Option<u64> {
-    str::from_utf8(field(line, 4)?).ok()?.parse().ok()
+    let mut fields = line
+        .split(|&byte| byte == b' ')
+        .filter(|field| !field.is_empty());
+    str::from_utf8(fields.nth(4)?).ok()?.parse().ok()
 }
 
-/// The filesystem's device in such a line, which need not be the one that `stat(2)` has.
-fn device(line: &[u8]) -> Option<&[u8]> {
-    field(line, 3)
-}
-
-fn field(line: &[u8], nth: usize) -> Option<&[u8]> {
-    let fields = line.split(|&byte| byte == b' ');
-    fields.filter(|field| !field.is_empty()).nth(nth)
-}
-
-/// The processes that have mapped a file that once stood at the path, and those that could not be
-/// looked into. This process has mapped the file that stands there now.
+/// The processes that have mapped a file that once stood at the path, and those that may not be
+/// looked into.
 ///
 /// # Errors
 ///
-/// When the processes could not be listed.
+/// When something else keeps them from being looked into, as want of descriptors does.
 pub(crate) fn users_of_deleted(path: &Path) -> io::Result<(Vec<Process>, Vec<Process>)> {
     let mut unseen = Vec::new();
-    let shown = shown_in_maps(&canonical(path));
-    let (standing, deleted) = (
-        [b" ", &*shown].concat(),
-        [b" ", &*shown, b" (deleted)"].concat(),
-    );
-    let own = fs::read("/proc/self/maps")?;
-    let own = lines(&own).find(|line| line.ends_with(&standing));
-    // Another container's file may have the same path, on a filesystem of its own.
-    let is_here = |line: &[u8]| own.is_none_or(|own| device(line) == device(own));
+    let mut failed = None;
+    let path = canonical(path);
+    let mapped = [b" ", &*shown_in_maps(&path), b" (deleted)"].concat();
     let found = those_that(|pid, process| match fs::read(process.join("maps")) {
-        Ok(maps) => lines(&maps).any(|line| line.ends_with(&deleted) && is_here(line)),
+        Ok(maps) => {
+            lines(&maps).any(|line| line.ends_with(&mapped)) && sees_directory_of(process, &path)
+        }
         Err(error) => {
             let has_ended = error.kind() == io::ErrorKind::NotFound
                 || error.raw_os_error() == Some(Errno::ESRCH as i32);
-            if !has_ended && !is_without_memory(process) {
+            let is_refused = error.kind() == io::ErrorKind::PermissionDenied;
+            if is_refused && !is_without_memory(process) {
                 unseen.push(Process::of(pid));
+            } else if !is_refused && !has_ended {
+                failed.get_or_insert(error);
             }
             false
         }
     })?;
-    Ok((found, unseen))
+    failed.map_or(Ok((found, unseen)), Err)
+}
+
+/// Whether the path's directory is the same for a process; not so in a container that has another
+/// one there. Of who sees the filesystems as this process does, it is: what has been mounted over
+/// it since hides it from both.
+fn sees_directory_of(process: &Path, path: &Path) -> bool {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    if namespace(process) == namespace(Path::new("/proc/self")) {
+        return true;
+    }
+    let Some(directory) = path.parent() else {
+        return true;
+    };
+    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let inside = directory.strip_prefix("/").unwrap_or(directory);
+    match (id(&process.join("root").join(inside)), id(directory)) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+        _ => true,
+    }
 }
 
 /// Whether it is a kernel thread or a zombie: these have no arguments, either.

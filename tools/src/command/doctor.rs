@@ -258,7 +258,7 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
                 format!(", but {who} could not be looked into")
             }
             others => {
-                // Whose own default is another's.
+                // Root's own default is another table.
                 let table = table_option(path);
                 format!(
                     ", but {others} could not be looked into (ask as root: \

@@ -15,33 +15,27 @@ pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<
     let token = FencingToken::from(args.token);
     // Any other grant than the one that was named is the library's to refuse: it compares
     // in the same step that releases, so nothing can slip in between.
-    let seen = inspector.slot(&args.name)?;
+    if let Some(slot) = inspector.slot(&args.name)?
+        && slot.token == token
+        && !args.even_if_alive
+        && let Some(why) = objection(&slot)
+    {
+        let message = format!(
+            "{}: \"{}\" {why}; to insist, add --even-if-alive",
+            path.display(),
+            printable(&args.name)
+        );
+        return Err(Refusal::new(ExitCode::Refused, message).into());
+    }
+    // Whoever insists means to take the lock, and may do so twice: the news of that is not for
+    // them to acknowledge.
+    let forced = match args.even_if_alive {
+        true => inspector.force_release_leaving_news(&args.name, token),
+        false => inspector.force_release(&args.name, token),
+    };
+    let forced = forced.map_err(|error| advised(path, error))?;
     let mut out = Out::stdout();
     let name = printable(&args.name);
-    match seen.filter(|slot| slot.token == token) {
-        // Whoever insists means to take the lock, and may do so twice: the news of that is not
-        // for them to acknowledge.
-        Some(slot) if args.even_if_alive && slot.state == SlotState::Abandoned => {
-            writeln!(
-                out,
-                "\"{name}\" is free already: {}; the next holder is told",
-                slot.previous
-            )?;
-            out.finish()?;
-            return Ok(ExitCode::Success);
-        }
-        Some(slot) if !args.even_if_alive => {
-            if let Some(why) = objection(&slot) {
-                let path = path.display();
-                let message = format!("{path}: \"{name}\" {why}; to insist, add --even-if-alive");
-                return Err(Refusal::new(ExitCode::Refused, message).into());
-            }
-        }
-        _ => {}
-    }
-    let forced = inspector
-        .force_release(&args.name, token)
-        .map_err(|error| advised(path, error))?;
     match forced {
         Forced::From(holder) => writeln!(
             out,
@@ -51,6 +45,10 @@ pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<
             human(holder.held_for),
             holder.liveness
         )?,
+        Forced::Acknowledged(previous) if args.even_if_alive => {
+            let told = "the next holder is told";
+            writeln!(out, "\"{name}\" is free already: {previous}; {told}")?;
+        }
         Forced::Acknowledged(previous) => {
             writeln!(out, "\"{name}\" was free already: {previous}; acknowledged")?;
         }

@@ -40,12 +40,12 @@ pub(super) fn kept_by_offspring(path: &Path, sessions: &[SessionInfo]) -> Vec<u3
     // Most have ended since they were seen, and their sessions with them.
     let now = Inspector::open(path).ok();
     let now = now.and_then(|table| table.snapshot().ok());
-    let now = now.map_or_else(Vec::new, |now| now.sessions);
     let is_still_there = |gone: &&SessionInfo| {
         let is_it = |it: &SessionInfo| {
             (it.session, it.pid) == (gone.session, gone.pid) && it.liveness != Liveness::Dead
         };
-        now.iter().any(is_it)
+        now.as_ref()
+            .is_none_or(|now| now.sessions.iter().any(is_it))
     };
     let kept = gone.into_iter().filter(is_still_there);
     kept.map(|session| session.session).collect()
