@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::mem;
 
 use crate::os::certificate::Certificate;
 use crate::session::Session;
@@ -54,7 +53,8 @@ pub struct Attendance<'a> {
 impl<'a> Attendance<'a> {
     pub(crate) fn new(session: &'a Session) -> Self {
         // As for a keeper: without one, waiters have to look for a death themselves.
-        let register = || Certificate::register_briefly(session.record().certificate()).ok();
+        let word = session.record().certificate();
+        let register = || Certificate::register_briefly(word, &session.gate).ok();
         let certificate = session.unless_kept(register).flatten();
         Self {
             session,
@@ -71,10 +71,6 @@ impl<'a> Attendance<'a> {
     /// death is found by those who look for it, every 50 ms at least, until there is a keeper.
     pub fn start_keeper(&mut self) -> io::Result<()> {
         let session = self.session;
-        if session.gate.is_wiped() {
-            // A forked child's parent sees to that, and has the certificate.
-            return Ok(());
-        }
         if let Err(error) = session.start_keeper() {
             // Before the beat: once there was one, whoever the certificate names counts as a keeper,
             // which runs nobody's code but ours.
@@ -93,16 +89,6 @@ impl<'a> Attendance<'a> {
     }
 }
 
-impl Drop for Attendance<'_> {
-    fn drop(&mut self) {
-        // In a forked child it is the parent's, and its word is not mapped. The thread's id does
-        // not tell: in a PID namespace of its own the child may have the same.
-        if self.session.gate.is_wiped() {
-            mem::forget(self.certificate.take());
-        }
-    }
-}
-
 impl fmt::Debug for Attendance<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attendance")
@@ -118,7 +104,8 @@ mod tests {
     use crate::os::certificate::{is_intact, is_marked};
     use crate::os::process;
     use crate::os::testing::{
-        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, spawn_in_child, until,
+        Child, Privilege, SharedPage, Watchdog, begin_pid_namespace, deny, exit_alone,
+        spawn_in_child, until,
     };
     use crate::protocol::word::Identity;
     use crate::sync::Ordering;
@@ -288,18 +275,13 @@ mod tests {
             return;
         }
         let (_dir, path) = place();
-        let begin_namespace = || {
-            // SAFETY:
-            // - a plain system call, which touches no memory.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
-        };
         Child::fork(|| {
-            begin_namespace();
+            begin_pid_namespace();
             Child::fork(|| {
                 let table = open(&path);
                 let mut attendance = Some(table.attend());
                 let tid = process::tid();
-                begin_namespace();
+                begin_pid_namespace();
                 Child::fork(|| {
                     assert_eq!(process::tid(), tid);
                     let mut attendance = attendance.take().unwrap();

@@ -5,7 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use crate::contention::begin_stint;
-use crate::holder::{Holder, Liveness};
+use crate::holder::Holder;
 use crate::os::fork::Gate;
 use crate::os::futex::{self, Ended};
 use crate::os::{certificate, clock};
@@ -679,21 +679,15 @@ impl<'a> Blocking<'a> {
         if let Some(now) = now
             && let Owner::Held(successor) = now.word.owner()
             && view.knows(successor)
-            && let Some(holder) = view.holder_of(slot, successor, &now)
         {
-            return holder;
+            return view.holder(slot, successor, &now);
         }
         let seen = SlotView {
             word: held,
             token: now.map_or(0, |now| now.token_of(held)),
             since_ms: now.map_or_else(now_ms, |now| now.since_ms),
         };
-        view.holder_of(slot, holder, &seen)
-            .unwrap_or_else(|| Holder {
-                // It lived when it was judged to hold the lock, and has it no more.
-                liveness: Liveness::Unknown,
-                ..view.holder(holder, &seen)
-            })
+        view.holder(slot, holder, &seen)
     }
 }
 

@@ -234,11 +234,15 @@ impl Inspector {
             return Ok(None);
         };
         // One that has got another name since it was found by this one is looked for again.
-        Ok((0..64).find_map(|_| {
-            let found = self.view.names().find(&key)?;
+        let look = || {
+            let Some(found) = self.view.names().find(&key) else {
+                return Some(None);
+            };
             let waiters = count_waiters(&self.view, found.slot);
-            slot_info(&self.view, found.slot, waiters).filter(|info| info.name == name)
-        }))
+            let seen = slot_info(&self.view, found.slot, waiters)?;
+            (seen.name == name).then_some(Some(seen))
+        };
+        Ok((0..64).find_map(|_| look()).flatten())
     }
 
     /// Takes the grant `token` of `name` from its holder; see
@@ -373,10 +377,7 @@ fn slot_info(view: &View, index: u32, waiters: u32) -> Option<SlotInfo> {
     let words = view.slot(index);
     let look = || {
         let read = view.names().read(index, || view_or_word(words))?;
-        let holder = match read.seen.word.owner() {
-            Owner::Held(who) if view.knows(who) => Some(view.holder_of(words, who, &read.seen)?),
-            _ => None,
-        };
+        let holder = view.holder_seen(words, &read.seen)?;
         Some((read.key, read.seen, holder))
     };
     let (key, now, holder) = (0..64).find_map(|_| look())?;
@@ -418,7 +419,6 @@ fn view_or_word(slot: &Slot) -> SlotView {
 
 fn table_info(view: &View) -> TableInfo {
     let header = view.mapping.header();
-    let naming = view_or_word(view.slot(NamingWords::SLOT));
     let in_place = match Place::of(&view.path, view.probe.id()) {
         Ok(place) => place.check(&view.probe) != Whereabouts::Gone,
         Err(error) => !is_absence(&error),
@@ -439,10 +439,7 @@ fn table_info(view: &View) -> TableInfo {
         current_boot: clock::boot_id().is_ok_and(|boot| boot == header.boot_id()),
         in_place,
         token_floor: FencingToken(view.mapping.naming().floor()),
-        naming: match naming.word.owner() {
-            Owner::Held(who) if view.knows(who) => Some(view.holder(who, &naming)),
-            _ => None,
-        },
+        naming: view.current_holder(view.slot(NamingWords::SLOT)),
     }
 }
 
@@ -492,7 +489,7 @@ pub(crate) fn force_release(
         if slot.renames() != found.renames {
             continue;
         }
-        let Some(forced) = what_force_does(view, name, asked, &now)? else {
+        let Some(forced) = what_force_does(view, name, asked, slot, &now)? else {
             continue;
         };
         let done = match forced {
@@ -520,6 +517,7 @@ fn what_force_does(
     view: &View,
     name: &str,
     asked: FencingToken,
+    slot: &Slot,
     now: &SlotView,
 ) -> Result<Option<Forced>, ForceReleaseError> {
     let owner = now.word.owner();
@@ -531,7 +529,7 @@ fn what_force_does(
         });
     }
     match owner {
-        Owner::Held(who) if view.knows(who) => Ok(Some(Forced::From(view.holder(who, now)))),
+        Owner::Held(who) if view.knows(who) => Ok(Some(Forced::From(view.holder(slot, who, now)))),
         // Only since it was found by its name: the next look does not find it there. Where
         // nobody holds the naming lock, the word was scribbled.
         Owner::Renaming(_) if is_naming(view) => Ok(None),
@@ -621,14 +619,14 @@ mod tests {
         let session = table.attached();
         let view = &session.view;
         let key = view.key(b"job").unwrap();
-        let seen = view.slot(view.names().find(&key).unwrap().slot).owner();
+        let slot = view.slot(view.names().find(&key).unwrap().slot);
         let now = SlotView {
-            word: seen.granted_to(session.identity.renaming()),
+            word: slot.owner().granted_to(session.identity.renaming()),
             token: token.0,
             since_ms: 0,
         };
         assert!(matches!(now.word.owner(), Owner::Renaming(_)));
-        let force = || what_force_does(view, "job", token, &now).unwrap();
+        let force = || what_force_does(view, "job", token, slot, &now).unwrap();
         assert_eq!(force(), Some(Forced::Repaired));
         let naming = view.slot(NamingWords::SLOT);
         let _ = naming.take(naming.owner(), session.identity, false);

@@ -16,7 +16,7 @@ use crate::protocol::wait;
 use crate::protocol::word::{GENERATION_SHIFT, Identity, Owner, OwnerWord, Vacancy};
 use crate::session::{Closed, Session, Shared, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::view::{Futex, View};
+use crate::view::Futex;
 
 /// A lock of the table, resolved from its name: cheap to clone and to share.
 ///
@@ -325,7 +325,7 @@ impl Lock {
         let view = &self.session().view;
         let key = view.key(self.name().as_bytes());
         let found = key.and_then(|key| view.names().find(&key));
-        Ok(found.and_then(|found| holder_of(view, view.slot(found.slot))))
+        Ok(found.and_then(|found| view.current_holder(view.slot(found.slot))))
     }
 
     /// The uncontended path: one CAS and a store on the slot's cache line, no system
@@ -512,18 +512,6 @@ fn undo(slot: &Slot, word: OwnerWord, epoch: u64, from: OwnerWord, cause: Cause)
         cause.takeover(),
         &Futex,
     );
-}
-
-/// The holder of a slot right now.
-fn holder_of(view: &View, slot: &Slot) -> Option<Holder> {
-    // A holder that leaves while it is described: look again.
-    (0..64).find_map(|_| {
-        let now = slot.view()?;
-        match now.word.owner() {
-            Owner::Held(who) if view.knows(who) => view.holder_of(slot, who, &now).map(Some),
-            _ => Some(None),
-        }
-    })?
 }
 
 impl From<Closed> for AcquireError {

@@ -580,7 +580,7 @@ impl Shared {
             }
             Some(now) => match now.word.owner() {
                 Owner::Held(holder) if self.view.knows(holder) => {
-                    LostHow::TakenOver(self.view.holder(holder, &now))
+                    LostHow::TakenOver(self.view.holder(self.view.slot(slot), holder, &now))
                 }
                 _ => LostHow::Gone,
             },
@@ -597,7 +597,7 @@ impl Shared {
     /// every signal blocked that its process may get.
     fn keep(&self) {
         let record = self.record();
-        let certificate = Certificate::register(record.certificate());
+        let certificate = Certificate::register(record.certificate(), &self.gate);
         // Without a certificate waiters look for a death themselves, every 50 ms at least; and with
         // the usual slice of time, one may have to wait until the keeper has torn its process down.
         // Neither failure is logged: a subscriber is the application's code.

@@ -195,16 +195,34 @@ impl View {
         since(beat_ms)
     }
 
-    /// Describes the holder that `slot` was `seen` to have, for people. `None` where that one seems
-    /// dead and has let go of it: it may have left the table since, as any process does that ends.
-    pub(crate) fn holder_of(&self, slot: &Slot, who: Identity, seen: &SlotView) -> Option<Holder> {
-        let holder = self.holder(who, seen);
-        let has_it = || slot.owner().grant_only() == seen.word.grant_only();
-        (holder.liveness != Liveness::Dead || has_it()).then_some(holder)
+    /// Who holds the slot right now.
+    pub(crate) fn current_holder(&self, slot: &Slot) -> Option<Holder> {
+        (0..64).find_map(|_| self.holder_seen(slot, &slot.view()?))?
     }
 
-    /// The same, whether it has the slot still or not.
-    pub(crate) fn holder(&self, who: Identity, slot: &SlotView) -> Holder {
+    /// Who was `seen` to hold the slot, if anybody was. `None`, to look again, of one that has
+    /// left while it was described.
+    pub(crate) fn holder_seen(&self, slot: &Slot, seen: &SlotView) -> Option<Option<Holder>> {
+        match seen.word.owner() {
+            Owner::Held(who) if self.knows(who) => {
+                let holder = self.describe(who, seen);
+                (!has_left(slot, seen, &holder)).then_some(Some(holder))
+            }
+            _ => Some(None),
+        }
+    }
+
+    /// Describes the holder that `slot` was `seen` to have, for people. Of one that has left since,
+    /// it is not known whether it lives.
+    pub(crate) fn holder(&self, slot: &Slot, who: Identity, seen: &SlotView) -> Holder {
+        let mut holder = self.describe(who, seen);
+        if has_left(slot, seen, &holder) {
+            holder.liveness = Liveness::Unknown;
+        }
+        holder
+    }
+
+    fn describe(&self, who: Identity, slot: &SlotView) -> Holder {
         // Before its liveness: should the record be another's by now, that says that it is dead.
         let credentials = self
             .record(who.session())
@@ -249,6 +267,12 @@ impl View {
     }
 }
 
+/// Whether a holder that seems dead has let go of the slot since it was `seen` there: it may have
+/// left the table after that, as any process does that ends.
+fn has_left(slot: &Slot, seen: &SlotView, holder: &Holder) -> bool {
+    holder.liveness == Liveness::Dead && slot.owner().grant_only() != seen.word.grant_only()
+}
+
 /// A gate for one mapping of the table at `path`.
 pub(crate) fn new_gate(path: &Path) -> Result<GatePage, OpenError> {
     GatePage::new().map_err(io_error(path, "mapping a page that a fork wipes"))
@@ -287,68 +311,79 @@ pub(crate) fn previous_of(owner: Owner, token: u64) -> Previous {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Guard;
+    use crate::lock::Lock;
     use crate::os::testing::{Child, SharedPage, Watchdog, exit_alone, until};
     use crate::table::LockTable;
+
+    fn while_held(test: impl FnOnce(&Lock, Guard<'_>)) {
+        let dir = tempfile::tempdir().unwrap();
+        let table = LockTable::open(dir.path().join("t")).unwrap();
+        let lock = table.lock("job").unwrap();
+        test(&lock, lock.acquire().unwrap());
+    }
 
     /// It was said to be in another PID namespace.
     #[test]
     fn a_holder_that_cannot_tell_its_pid_namespace_is_not_said_to_be_in_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::open(dir.path().join("t")).unwrap();
-        let lock = table.lock("job").unwrap();
-        let _guard = lock.acquire().unwrap();
-        let record = lock.session().record();
-        let credentials = record.view().unwrap().credentials;
-        record.open(&Credentials {
-            pid_namespace: 0,
-            ..credentials
+        while_held(|lock, _guard| {
+            let record = lock.session().record();
+            let credentials = record.view().unwrap().credentials;
+            record.open(&Credentials {
+                pid_namespace: 0,
+                ..credentials
+            });
+            let holder = lock.holder().unwrap().unwrap();
+            assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
         });
-        let holder = lock.holder().unwrap().unwrap();
-        assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
     }
 
     /// It was said to be dead, which it was: it had released the lock, and ended.
     #[test]
     fn who_has_let_go_of_a_slot_and_left_is_not_said_to_be_its_dead_holder() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::open(dir.path().join("t")).unwrap();
-        let lock = table.lock("job").unwrap();
-        let guard = lock.acquire().unwrap();
-        let view = &lock.session().view;
-        let found = view.names().find(&view.key(b"job").unwrap()).unwrap();
-        let slot = view.slot(found.slot);
-        let seen = slot.view().unwrap();
-        // No session's that there is, and so no process's.
-        let gone = Identity::new(process::pid(), lock.session().identity.session() + 1);
-        let dead = view.holder_of(slot, gone, &seen).unwrap();
-        assert_eq!(dead.liveness, Liveness::Dead, "it has the slot still");
-        guard.release().unwrap();
-        assert!(view.holder_of(slot, gone, &seen).is_none());
-        let alive = view.holder_of(slot, lock.session().identity, &seen);
-        assert_eq!(alive.unwrap().liveness, Liveness::Alive);
+        while_held(|lock, guard| {
+            let session = lock.session();
+            let view = &session.view;
+            let found = view.names().find(&view.key(b"job").unwrap()).unwrap();
+            let slot = view.slot(found.slot);
+            // No session's that there is, and so no process's.
+            let gone = Identity::new(process::pid(), session.identity.session() + 1);
+            let seen_held_by = |who: Identity| SlotView {
+                word: slot.owner().granted_to(who),
+                token: 0,
+                since_ms: 0,
+            };
+            let own = slot.view().unwrap();
+            let dead = view.holder(slot, gone, &own);
+            assert_eq!(dead.liveness, Liveness::Dead, "the slot is as it was");
+            guard.release().unwrap();
+            assert_eq!(view.holder(slot, gone, &own).liveness, Liveness::Unknown);
+            assert_eq!(view.holder_seen(slot, &seen_held_by(gone)), None);
+            let alive = view.holder_seen(slot, &seen_held_by(session.identity));
+            assert_eq!(alive.flatten().unwrap().liveness, Liveness::Alive);
+            assert_eq!(view.holder_seen(slot, &slot.view().unwrap()), Some(None));
+        });
     }
 
     /// By that the holder is known to be gone: the byte is the other's, and locked.
     #[test]
     fn a_holder_whose_record_another_has_is_dead_and_not_described_by_it() {
         let _watchdog = Watchdog::start();
-        let dir = tempfile::tempdir().unwrap();
-        let table = LockTable::open(dir.path().join("t")).unwrap();
-        let lock = table.lock("job").unwrap();
-        let _guard = lock.acquire().unwrap();
-        let record = lock.session().record();
-        let credentials = record.view().unwrap().credentials;
-        let shown = lock.holder().unwrap().unwrap();
-        assert_eq!(shown.command, CommandName::from_words(credentials.command));
-        assert_eq!(shown.liveness, Liveness::Alive);
-        record.open(&Credentials {
-            pid: credentials.pid + 1,
-            ..credentials
+        while_held(|lock, _guard| {
+            let record = lock.session().record();
+            let credentials = record.view().unwrap().credentials;
+            let shown = lock.holder().unwrap().unwrap();
+            assert_eq!(shown.command, CommandName::from_words(credentials.command));
+            assert_eq!(shown.liveness, Liveness::Alive);
+            record.open(&Credentials {
+                pid: credentials.pid + 1,
+                ..credentials
+            });
+            let holder = lock.holder().unwrap().unwrap();
+            assert_eq!((holder.pid, holder.liveness), (shown.pid, Liveness::Dead));
+            assert_eq!(holder.command, CommandName::default());
+            assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
         });
-        let holder = lock.holder().unwrap().unwrap();
-        assert_eq!((holder.pid, holder.liveness), (shown.pid, Liveness::Dead));
-        assert_eq!(holder.command, CommandName::default());
-        assert!(!holder.same_pid_namespace && holder.is_namespace_unknown);
     }
 
     /// A PID of another namespace may be nobody's here, and a child may have the witness.

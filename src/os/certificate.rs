@@ -23,6 +23,7 @@ use std::ptr;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use super::fork::Gate;
 use super::{futex, process};
 use crate::sync::{AtomicU32, Ordering};
 
@@ -83,6 +84,8 @@ struct Ring {
 #[derive(Debug)]
 pub(crate) struct Certificate<'a> {
     word: &'a AtomicU32,
+    /// Its session's, by which it knows a forked child.
+    gate: &'a Gate,
     ring: *mut Ring,
     memory: Memory,
     /// The C library's own list, which this one stands in for.
@@ -100,9 +103,9 @@ impl<'a> Certificate<'a> {
     ///
     /// When a system call is filtered, or there is no memory. The word is then as it was, and a
     /// session can do without: its waiters look for its death themselves, every 50 ms at least.
-    pub(crate) fn register(word: &'a AtomicU32) -> io::Result<Self> {
-        Self::register_in(word, Memory::Shared)
-            .or_else(|_| Self::register_in(word, Memory::Private))
+    pub(crate) fn register(word: &'a AtomicU32, gate: &'a Gate) -> io::Result<Self> {
+        Self::register_in(word, gate, Memory::Shared)
+            .or_else(|_| Self::register_in(word, gate, Memory::Private))
     }
 
     /// The same by a thread that another is soon to relieve, from memory that may be taken: to
@@ -111,11 +114,11 @@ impl<'a> Certificate<'a> {
     /// # Errors
     ///
     /// As [`register`](Self::register).
-    pub(crate) fn register_briefly(word: &'a AtomicU32) -> io::Result<Self> {
-        Self::register_in(word, Memory::Private)
+    pub(crate) fn register_briefly(word: &'a AtomicU32, gate: &'a Gate) -> io::Result<Self> {
+        Self::register_in(word, gate, Memory::Private)
     }
 
-    fn register_in(word: &'a AtomicU32, memory: Memory) -> io::Result<Self> {
+    fn register_in(word: &'a AtomicU32, gate: &'a Gate, memory: Memory) -> io::Result<Self> {
         let replaced = current_list();
         let ring = new_ring(memory)?;
         // SAFETY:
@@ -141,6 +144,7 @@ impl<'a> Certificate<'a> {
         word.store(tid | WAITERS, Ordering::Relaxed);
         Ok(Self {
             word,
+            gate,
             ring,
             memory,
             replaced,
@@ -158,9 +162,10 @@ impl<'a> Certificate<'a> {
 
 impl Drop for Certificate<'_> {
     fn drop(&mut self) {
-        if process::tid() != self.tid {
+        if self.gate.is_wiped() {
             // A child forked on this very thread: its kernel list is empty, and the word
-            // is its parent's, perhaps not even mapped here.
+            // is its parent's, perhaps not even mapped here. The thread's id does not tell: in
+            // a PID namespace of its own the child may have the same.
             return;
         }
         // The list goes first: once the word is 0 another session may put an id of its own
@@ -263,6 +268,7 @@ fn set_list(head: *const Head) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::os::clock::now_ns;
+    use crate::os::fork::GatePage;
     use crate::os::futex::{Ended, wait_two};
     use crate::os::testing::{Child, SharedPage, Watchdog, deny, skip};
     use std::thread;
@@ -271,6 +277,14 @@ mod tests {
     const CERTIFICATE: usize = 0;
     const WAKE: usize = 16;
     const READY: usize = 32;
+
+    fn gate() -> &'static Gate {
+        Box::leak(Box::new(GatePage::new().unwrap()))
+    }
+
+    fn register(word: &AtomicU32) -> io::Result<Certificate<'_>> {
+        Certificate::register(word, gate())
+    }
 
     fn wait_until_nonzero(word: &AtomicU32) -> u32 {
         loop {
@@ -312,7 +326,7 @@ mod tests {
     /// A child that has a certificate of this word, and stays.
     fn holder(page: &SharedPage) -> Child {
         Child::fork(|| {
-            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            let _certificate = register(page.word(CERTIFICATE)).unwrap();
             forever()
         })
     }
@@ -378,7 +392,7 @@ mod tests {
         let _watchdog = Watchdog::start();
         let page = SharedPage::new();
         let child = Child::fork(|| {
-            let _certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+            let _certificate = register(page.word(CERTIFICATE)).unwrap();
             wait_until_nonzero(page.word(READY));
             let args = [c"sleep".as_ptr(), c"1000".as_ptr(), ptr::null()];
             // SAFETY:
@@ -398,7 +412,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 // Not withdrawn, as by a keeper that was cancelled.
-                mem::forget(Certificate::register(page.word(CERTIFICATE)).unwrap());
+                mem::forget(register(page.word(CERTIFICATE)).unwrap());
             });
         });
         while !is_marked(page.word(CERTIFICATE).load(Ordering::Acquire)) {
@@ -411,7 +425,7 @@ mod tests {
         let _watchdog = Watchdog::start();
         let page = SharedPage::new();
         let before = current_list();
-        let certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+        let certificate = register(page.word(CERTIFICATE)).unwrap();
         assert_ne!(current_list(), before);
         let value = page.word(CERTIFICATE).load(Ordering::Acquire);
         let until = now_ns() + 40_000_000_000;
@@ -438,10 +452,10 @@ mod tests {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let before = current_list();
-                let [first, second] = [one, other].map(|word| Certificate::register(word).unwrap());
+                let [first, second] = [one, other].map(|word| register(word).unwrap());
                 second.withdraw();
                 assert_eq!(intact(), [true, false]);
-                let second = Certificate::register(other).unwrap();
+                let second = register(other).unwrap();
                 first.withdraw();
                 assert_eq!(intact(), [false, true]);
                 second.withdraw();
@@ -451,7 +465,7 @@ mod tests {
                 // SAFETY:
                 // - the first one's, which stays.
                 assert_eq!(unsafe { (*list).ring.next }, list.cast());
-                let third = Certificate::register(one).unwrap();
+                let third = register(one).unwrap();
                 assert_eq!(intact(), [true, false]);
                 std::mem::forget(third);
             });
@@ -465,8 +479,9 @@ mod tests {
     fn where_no_shared_memory_is_to_be_had_the_heap_will_do() {
         let page = SharedPage::new();
         let child = Child::fork(|| {
+            let (word, gate) = (page.word(CERTIFICATE), gate());
             deny(libc::SYS_mmap, libc::EPERM);
-            std::mem::forget(Certificate::register(page.word(CERTIFICATE)).unwrap());
+            std::mem::forget(Certificate::register(word, gate).unwrap());
             assert!(is_intact(page.word(CERTIFICATE).load(Ordering::Acquire)));
         });
         child.join();
@@ -477,7 +492,7 @@ mod tests {
     fn a_child_forked_on_the_keeper_thread_leaves_its_parents_word_alone() {
         let _watchdog = Watchdog::start();
         let page = SharedPage::new();
-        let certificate = Certificate::register(page.word(CERTIFICATE)).unwrap();
+        let certificate = register(page.word(CERTIFICATE)).unwrap();
         let value = page.word(CERTIFICATE).load(Ordering::Acquire);
         let mut inherited = Some(certificate);
         Child::fork(|| drop(inherited.take())).join();
@@ -490,7 +505,7 @@ mod tests {
         let page = SharedPage::new();
         let child = Child::fork(|| {
             deny(libc::SYS_set_robust_list, libc::EPERM);
-            let error = Certificate::register(page.word(CERTIFICATE)).unwrap_err();
+            let error = register(page.word(CERTIFICATE)).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         });
         child.join();

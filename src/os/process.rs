@@ -235,7 +235,8 @@ fn is_nobodys(pid: u32) -> bool {
 mod tests {
     use super::*;
     use crate::os::testing::{
-        Child, Privilege, SharedPage, Watchdog, deny, exit_alone, skip, spawn_in_child, until,
+        Child, Privilege, SharedPage, Watchdog, begin_pid_namespace, deny, exit_alone, skip,
+        spawn_in_child, until,
     };
     use crate::sync::Ordering;
     use std::thread;
@@ -455,9 +456,7 @@ mod tests {
             return;
         }
         let outer = Child::fork(|| {
-            // SAFETY:
-            // - changes where this process's own children go, nothing else.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+            begin_pid_namespace();
             Child::fork(|| {
                 assert_eq!(pid(), 1);
                 assert_eq!(pid_namespace(), None);

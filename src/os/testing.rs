@@ -325,6 +325,13 @@ impl Privilege {
     }
 }
 
+/// Has this process's next child be the first of a PID namespace.
+pub(crate) fn begin_pid_namespace() {
+    // SAFETY:
+    // - changes where this process's own children go, nothing else.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+}
+
 /// Mounts a tmpfs over `at`, for this process alone and those it forks: for children only.
 pub(crate) fn tmpfs(at: &Path, options: &CStr) {
     let at = CString::new(at.as_os_str().as_encoded_bytes()).expect("a path has no NUL");

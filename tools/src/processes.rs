@@ -130,8 +130,7 @@ pub(crate) fn users_of_deleted(path: &Path) -> io::Result<(Vec<Process>, Vec<Pro
 }
 
 /// Whether the path's directory is the same for a process; not so in a container that has another
-/// one there. Of who sees the filesystems as this process does, it is: what has been mounted over
-/// it since hides it from both.
+/// one there. In this process's mount namespace it is, whatever the process has for its root.
 fn sees_directory_of(process: &Path, path: &Path) -> bool {
     let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
     if namespace(process) == namespace(Path::new("/proc/self")) {

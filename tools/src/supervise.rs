@@ -201,8 +201,10 @@ pub(crate) fn start(
     // be forwarded, but so would be one that the child has got itself, and there are
     // programs that skip their cleaning up at the second.)
     let mut early = Vec::new();
-    let next = || incoming.read_signal();
-    while let Some(info) = next().context("the command was not started: reading signals")? {
+    while let Some(info) = incoming
+        .read_signal()
+        .context("the command was not started: reading signals")?
+    {
         early.push(info);
     }
     let pid = sys::start(program.argv(), program.environment(), setup)

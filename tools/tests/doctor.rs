@@ -179,6 +179,41 @@ fn a_process_on_a_deleted_file_is_found() {
     assert!(line.contains(&who), "{line}");
 }
 
+/// With too few it was sure that nobody does.
+#[test]
+fn without_descriptors_it_is_not_sure_that_nobody_is_on_a_deleted_file() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "test.table"]);
+    let _holder = sandbox.hold("job");
+    fs::remove_file(sandbox.table()).expect("the table goes");
+    sandbox.ok(&["create", "test.table"]);
+    let mut said = Vec::new();
+    for limit in 3..100 {
+        let mut command = sandbox.command("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" doctor");
+        let outcome = sandbox.start({
+            command.args(["-c", &script, CASLOCK]);
+            command
+        });
+        let outcome = outcome.finish();
+        let lines = outcome.stdout.lines().map(str::to_owned);
+        let of_place = lines.filter(|line| line.contains(" in place "));
+        said.extend(of_place);
+        if said.last().is_some_and(|line| line.starts_with("FAIL ")) {
+            break;
+        }
+    }
+    let (found, before) = said.split_last().expect("it is said at some number");
+    assert!(found.starts_with("FAIL "), "{said:?}");
+    assert!(!before.is_empty(), "{said:?}");
+    for line in before {
+        assert!(
+            line.starts_with("warn ") && line.contains("could not be asked"),
+            "{line}"
+        );
+    }
+}
+
 /// By the path that it was named by it was not found: the kernel shows another.
 #[test]
 fn a_process_on_a_deleted_file_is_found_by_every_path_to_it() {
@@ -228,6 +263,25 @@ fn a_process_on_a_deleted_file_of_another_containers_directory_is_none_of_this_t
         let verdict = if is_here { "FAIL " } else { "ok " };
         assert!(line(&outcome, "in").starts_with(verdict), "{outcome:?}");
     }
+}
+
+/// It has lost its table by the mount, and sees the same directory as this process.
+#[test]
+fn a_process_on_a_deleted_file_under_a_later_mount_is_found() {
+    let sandbox = Sandbox::new();
+    let script = "mount -t tmpfs none \"$PWD\" && cd \"$PWD\" || exit 77
+        \"$0\" run job sh -c 'rm \"$CASLOCK_TABLE\"; touch up; exec sleep 1000' & job=$!
+        until [ -e up ]; do sleep 0.01; done
+        mount -t tmpfs none \"$PWD\"; cd \"$PWD\"
+        \"$0\" create test.table; \"$0\" doctor; code=$?; kill $job; exit $code";
+    let mut command = sandbox.command("unshare");
+    command.args(["--mount", "sh", "-c", script, CASLOCK]);
+    let outcome = sandbox.start(command).finish();
+    if !matches!(outcome.status.code(), Some(0 | 1)) {
+        skip("mount namespaces take CAP_SYS_ADMIN");
+        return;
+    }
+    assert!(line(&outcome, "in").starts_with("FAIL "), "{outcome:?}");
 }
 
 /// The doctor of a user that has no part in root's processes, nor may end them.

@@ -235,7 +235,10 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
         Err(error) => {
             return report.warn(
                 "in place",
-                format_args!("the file is, but who uses a deleted one of this name could not be asked: {error}"),
+                format_args!(
+                    "the file is, but who uses a deleted one of this name could not be asked: \
+                     {error}"
+                ),
             );
         }
     };

@@ -1,5 +1,6 @@
 //! `caslock sessions`: the processes that use the table.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -28,10 +29,13 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
 /// Those of the sessions whose process is gone, and which what it has started keeps: it has
 /// inherited the proof of life.
 pub(super) fn kept_by_offspring(path: &Path, sessions: &[SessionInfo]) -> Vec<u32> {
+    let Ok(table) = fs::symlink_metadata(path) else {
+        return Vec::new();
+    };
     let is_gone = |session: &&SessionInfo| {
         session.liveness != Liveness::Dead
             && session.same_pid_namespace
-            && processes::is_gone_from(path, session.pid)
+            && processes::is_gone(session.pid, &table)
     };
     let gone: Vec<_> = sessions.iter().filter(is_gone).collect();
     if gone.is_empty() {
