@@ -92,12 +92,8 @@ fn is_reset_blocked(view: &View) -> bool {
         let written_under = view.mapping.header().boot_id();
         clock::boot_id().is_ok_and(|boot| boot != written_under)
     };
-    let sessions = u64::from(view.geometry.sessions);
     is_of_another_boot()
-        && view
-            .probe
-            .any_locked(byte_lock::session_byte(0), sessions)
-            .unwrap_or(false)
+        && view.probe.is_any_locked().unwrap_or(false)
         // It may have been reset, and used, in between.
         && is_of_another_boot()
 }

@@ -95,6 +95,12 @@ pub struct SessionInfo {
     pub same_pid_namespace: bool,
     /// How many slots it holds.
     pub held: u32,
+    /// The byte of the file that those have locked who have inherited its witness, if it shares
+    /// one.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub witness_byte: Option<u64>,
 }
 
 /// The table itself.
@@ -459,6 +465,9 @@ fn session_infos(view: &View, held: &[u32]) -> Vec<SessionInfo> {
                 attached_for: since(who.now_ms),
                 same_pid_namespace: view.shares_pids_with(&who),
                 held: held.get(session as usize).copied().unwrap_or(0),
+                witness_byte: who
+                    .shares_witness
+                    .then(|| byte_lock::witness_byte(session, now.life.incarnation())),
             })
         })
         .collect()

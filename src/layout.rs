@@ -52,8 +52,9 @@ use crate::protocol::word::{EPOCH_SHIFT, MAX_SESSIONS};
 use crate::sync::{AtomicU64, GENERATION_BITS, NAME_WORDS, NOTE_WORDS, Ordering, WAIT_ENTRIES};
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"caslock\n");
-/// 2: slots come into use in another order, which the count of those in use tells.
-const VERSION: u64 = 2;
+/// 2: slots come into use in another order, which the count of those in use tells. 3: a witness
+/// has a byte of its own, which older builds would not ask for.
+const VERSION: u64 = 3;
 /// The feature bits that this build knows.
 const FEATURES: u64 = 0;
 

@@ -152,11 +152,6 @@ impl TableFile {
         self.header.boot_id
     }
 
-    /// The descriptor, closing nothing.
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-
     /// Opens the same file once more: another open file description, which sees the byte
     /// locks of this one as anybody else's. For reading; asking takes no more.
     ///

@@ -15,7 +15,7 @@ use crate::holder::FencingToken;
 use crate::mapping::TableFile;
 use crate::os::byte_lock;
 use crate::os::certificate::Certificate;
-use crate::os::descriptor::{FileId, Kept, Status, put_offset_out_of_reach};
+use crate::os::descriptor::{FileId, Kept, Status};
 use crate::os::fork::{ForkHold, Gate, GatePage};
 use crate::os::signals::{self, SignalMask};
 use crate::os::thread::Thread;
@@ -23,7 +23,7 @@ use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
 use crate::protocol::ordering::Site;
-use crate::protocol::reclaim::{self, Bytes};
+use crate::protocol::reclaim::{self, Bytes, Witnesses};
 use crate::protocol::session::{Credentials, SessionRecord, Watch};
 use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) gate: GatePage,
     pub(crate) identity: Identity,
     place: Place,
-    witness: Option<Kept>,
+    witness: Option<Witness>,
     /// The signal mask of whoever opened the table, for threads that run its callbacks.
     creator_mask: SignalMask,
     /// The time of the last heartbeat in milliseconds: grants are stamped with it, so
@@ -71,6 +71,13 @@ pub(crate) struct Shared {
     lost_calls: Mutex<Vec<LostCall>>,
     /// Last, so that it is dropped after the mapping, and with that the session's byte.
     remains: Arc<()>,
+}
+
+/// An open file description of the table for reading alone, and the byte that it has locked: for
+/// programs to inherit.
+struct Witness {
+    kept: Kept,
+    byte: u64,
 }
 
 struct LostCall {
@@ -194,29 +201,24 @@ impl Session {
         if is_reset || view.mapping.header().boot_id() != file.boot_id() {
             return Ok(None);
         }
+        let record = &view.mapping.sessions()[index as usize];
+        // From before the record says that there is one: from then on it is asked for.
+        let witness = share_witness
+            .then(|| Witness::new(&file, index, record.next_incarnation()))
+            .transpose()
+            .map_err(io_error(&path, "locking the session's witness"))?;
         let now_ms = now_ms();
         let pid = process::pid();
-        if let Some(record) = view.record(index) {
-            record.certificate().swap(0, Ordering::Relaxed);
-            record.open(&Credentials {
-                pid,
-                shares_witness: share_witness,
-                pid_namespace: view.pid_namespace.unwrap_or(0),
-                now_ms,
-                command: process::command_name(),
-            });
-        }
-        let witness = match share_witness {
-            true => {
-                let fd = file.into_fd();
-                put_offset_out_of_reach(&fd);
-                Some(Kept::new(fd).map_err(io_error(&path, "keeping the witness"))?)
-            }
-            false => {
-                drop(file);
-                None
-            }
-        };
+        record.certificate().swap(0, Ordering::Relaxed);
+        record.open(&Credentials {
+            pid,
+            shares_witness: share_witness,
+            pid_namespace: view.pid_namespace.unwrap_or(0),
+            now_ms,
+            command: process::command_name(),
+        });
+        // The mapping alone has the byte from here on.
+        drop(file);
         match view.probe.is_locked(byte_lock::session_byte(index)) {
             Some(true) => {}
             Some(false) => return Err(OpenError::LocksNotKept { path }),
@@ -383,6 +385,17 @@ impl Drop for Session {
     }
 }
 
+impl Witness {
+    /// Of the session that is about to open its record.
+    fn new(file: &TableFile, session: u32, incarnation: u64) -> io::Result<Self> {
+        let byte = byte_lock::witness_byte(session, incarnation);
+        let fd = file.reopen()?;
+        byte_lock::lock_for_reading(fd.as_fd(), byte)?;
+        let kept = Kept::new(fd)?;
+        Ok(Self { kept, byte })
+    }
+}
+
 /// Finds a session record that nobody has, and locks its byte through `fd`.
 fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
     /// Each is a system call for each session, where all of them live.
@@ -416,13 +429,19 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
 /// The sessions' bytes, through an open file description that has none of them yet.
 struct ByteLocks<'a>(BorrowedFd<'a>);
 
-impl Bytes for ByteLocks<'_> {
+impl Witnesses for ByteLocks<'_> {
     type Error = io::Error;
 
     fn is_held(&self, session: u32) -> io::Result<bool> {
         byte_lock::is_locked_for_writing(self.0, byte_lock::session_byte(session))
     }
 
+    fn is_witnessed(&self, session: u32, incarnation: u64) -> io::Result<bool> {
+        byte_lock::is_locked_at_all(self.0, byte_lock::witness_byte(session, incarnation))
+    }
+}
+
+impl Bytes for ByteLocks<'_> {
     fn try_lock(&self, session: u32) -> io::Result<bool> {
         byte_lock::try_lock(self.0, byte_lock::session_byte(session))
     }
@@ -454,7 +473,7 @@ fn wait_for_turn(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 impl Shared {
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
-        self.witness.as_ref()?.borrow()
+        self.witness.as_ref()?.kept.borrow()
     }
 
     pub(crate) fn record(&self) -> &SessionRecord {
@@ -663,10 +682,9 @@ impl Shared {
         if !(self.is_table_gone() && self.holds_any()) {
             self.record().close();
         }
-        // Whoever has inherited the witness keeps no session in use that is over.
-        if let Some(witness) = self.witness() {
-            let byte = byte_lock::session_byte(self.identity.session());
-            let _ = byte_lock::unlock(witness, byte);
+        // Who has inherited the witness of a session that is over is in nobody's way.
+        if let (Some(fd), Some(witness)) = (self.witness(), &self.witness) {
+            let _ = byte_lock::unlock(fd, witness.byte);
         }
     }
 
@@ -727,7 +745,8 @@ impl Shared {
 
     /// The descriptors that are known by their file alone.
     fn place_and_witness(&self) -> impl Iterator<Item = &Kept> {
-        self.witness.iter().chain([self.place.directory()])
+        let witness = self.witness.iter().map(|witness| &witness.kept);
+        witness.chain([self.place.directory()])
     }
 
     /// Closes what a forked child has inherited of the session, of which it has dropped the last
@@ -817,6 +836,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holder::Liveness;
     use crate::os::certificate;
     use crate::os::fork::hold_forks;
     use crate::os::testing::{
@@ -824,6 +844,7 @@ mod tests {
     };
     use crate::table::LockTable;
     use nix::sys::signal::{SigSet, Signal};
+    use rustix::io::Errno;
     use std::fs;
     use std::path::Path;
     use std::sync::mpsc;
@@ -963,6 +984,28 @@ mod tests {
         let (dir, table) = left_by_the_dead();
         let _reader = locked_by_a_reader(&dir.path().join("t"), byte_lock::session_byte(1));
         let lock = table.lock("job").unwrap();
+        let guard = lock.try_acquire().unwrap();
+        assert!(guard.previous().departed().is_some());
+    }
+
+    /// That is what sharing one costs, and what the table's mode is for.
+    #[test]
+    fn who_may_only_read_can_be_taken_for_one_who_has_inherited_a_witness() {
+        let _watchdog = Watchdog::start();
+        let (dir, table) = left_by_the_dead();
+        let lock = table.lock("job").unwrap();
+        let life = lock.session().view.record(1).unwrap().life_sign();
+        let byte = byte_lock::witness_byte(1, life.incarnation());
+        let reader = locked_by_a_reader(&dir.path().join("t"), byte);
+        assert!(lock.try_acquire().is_err());
+        let full = LockTable::options().sessions(2);
+        Child::fork(|| {
+            let refused = full.open(dir.path().join("t")).map(drop);
+            assert!(matches!(refused, Err(OpenError::SessionsFull { .. })));
+        })
+        .join();
+        assert!(lock.holder().unwrap().is_some());
+        drop(reader);
         let guard = lock.try_acquire().unwrap();
         assert!(guard.previous().departed().is_some());
     }
@@ -1149,8 +1192,7 @@ mod tests {
         let options = LockTable::options().sessions(1).share_witness(true);
         let table = options.open(&path).unwrap();
         let asker = fs::File::open(&path).unwrap();
-        let byte = byte_lock::session_byte(table.session());
-        let is_locked = || byte_lock::is_locked_for_writing(asker.as_fd(), byte).unwrap();
+        let is_locked = || byte_lock::is_any_locked(asker.as_fd()).unwrap();
         let inherited = table.witness().unwrap().try_clone_to_owned().unwrap();
         assert!(is_locked());
         drop(table);
@@ -1211,17 +1253,65 @@ mod tests {
         table.force_release("job", token).unwrap();
     }
 
-    /// It is taken for standard output by programs that inherit it, or for a file of their own.
+    /// Programs that inherit it may take it for one of their own, and may run as anybody.
     #[test]
-    fn what_is_written_to_a_witness_does_not_get_into_the_table() {
+    fn nothing_gets_into_the_table_through_a_witness() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
         let options = LockTable::options().share_witness(true);
         let table = options.open(&path).unwrap();
-        let bytes = fs::metadata(&path).unwrap().len();
-        assert!(rustix::io::write(table.witness().unwrap(), b"a log line").is_err());
-        assert_eq!(fs::metadata(&path).unwrap().len(), bytes);
-        drop(LockTable::open(&path).unwrap().lock("job").unwrap());
+        let before = fs::read(&path).unwrap();
+        let witness = table.witness().unwrap();
+        assert_eq!(rustix::io::write(witness, b"a log line"), Err(Errno::BADF));
+        assert_eq!(
+            rustix::io::pwrite(witness, b"a log line", 0),
+            Err(Errno::BADF)
+        );
+        assert_eq!(rustix::fs::ftruncate(witness, 0), Err(Errno::INVAL));
+        let mapped = memmap2::MmapOptions::new().map_raw(&witness);
+        assert_eq!(mapped.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        // Nor can it be locked so that somebody is kept out.
+        let byte = byte_lock::session_byte(0);
+        assert!(byte_lock::try_lock(witness, byte).is_err());
+        // But for the time of the last heartbeat nothing has changed.
+        let after = fs::read(&path).unwrap();
+        assert_eq!(before.len(), after.len());
+    }
+
+    /// Its lock is of another byte: the record's next session, which may share one, too, would
+    /// seem to live on in whatever the one before had started.
+    #[test]
+    fn who_still_has_the_witness_of_a_session_before_is_no_witness_of_the_next() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let options = LockTable::options().sessions(2).share_witness(true);
+        let asker = LockTable::options().sessions(2).open(&path).unwrap();
+        let lock = asker.lock("job").unwrap();
+        let dies_with_it = || {
+            Child::fork(|| {
+                let table = options.clone().open(&path).unwrap();
+                let lock = table.lock("job").unwrap();
+                std::mem::forget(lock.acquire().unwrap());
+                std::mem::forget((lock, table));
+            })
+        };
+        dies_with_it().join();
+        // As if one that it has started lived on, and another session had come into its record.
+        let record = |session| lock.session().view.record(session).unwrap();
+        let before = byte_lock::witness_byte(1, record(1).life_sign().incarnation());
+        let witness = locked_by_a_reader(&path, before);
+        let holder = lock.holder().unwrap().unwrap();
+        assert_ne!(holder.liveness, Liveness::Dead);
+        asker.force_release("job", holder.token).unwrap();
+        record(1).close();
+        dies_with_it().join();
+        assert_ne!(
+            byte_lock::witness_byte(1, record(1).life_sign().incarnation()),
+            before
+        );
+        assert_eq!(lock.holder().unwrap().unwrap().liveness, Liveness::Dead);
+        drop(witness);
     }
 
     #[test]

@@ -84,13 +84,14 @@ impl Options {
     /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
     /// Every user of a table needs to read and write it. Others must not be able to write to
     /// it, and should not be able to read it: by read locks on its bytes, whoever can read the
-    /// file can block a reset, and keep the records of dead sessions from new ones.
+    /// file can block a reset, keep the records of dead sessions from new ones, and have a session
+    /// that has shared its [`witness`](LockTable::witness) look alive until its lease is over.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Keeps the descriptor that carries this session's byte lock open, for a child to
+    /// Keeps a descriptor of the table open that proves this session alive, for a child to
     /// inherit; see [`LockTable::witness`]. The first to open a table in a process decides:
     /// later, [`OpenError::NoWitness`] says that there is none.
     pub const fn share_witness(mut self, share: bool) -> Self {
@@ -266,9 +267,7 @@ fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<R
     if header.boot_id() == boot {
         return Ok(Reset::ByAnother);
     }
-    let sessions = mapping.sessions();
-    let bytes = sessions.len() as u64;
-    let held = byte_lock::any_locked(file.as_fd(), byte_lock::session_byte(0), bytes)
+    let held = byte_lock::is_any_locked(file.as_fd())
         .map_err(io_error(file.path(), "asking for sessions of the table"))?;
     if held {
         let path = file.path().to_path_buf();
@@ -278,7 +277,7 @@ fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<R
         let key = mapping.names()[slot as usize].read();
         key.is_some_and(|key: Key| header.hash(&key.to_bytes()) == key.hash())
     });
-    sessions.iter().for_each(SessionRecord::close);
+    mapping.sessions().iter().for_each(SessionRecord::close);
     header.set_boot_id(boot);
     Ok(Reset::Done)
 }
@@ -445,15 +444,15 @@ impl LockTable {
         Attendance::new(&self.session)
     }
 
-    /// The descriptor that carries this session's byte lock, with [`Options::share_witness`].
+    /// The descriptor that proves this session alive, with [`Options::share_witness`].
     ///
     /// A child that inherits it (clear `FD_CLOEXEC` between fork and exec) keeps the
     /// session from counting as dead: its locks are not granted to others while any
     /// process of the job lives, as with flock(1). It still expires with its keeper.
     ///
-    /// It is open for writing, as such a lock needs: whoever has it can write to the table, and so
-    /// break the locks of all, whatever user that is and whatever the file's mode. Close it in
-    /// what is to run as somebody who is not trusted with the table.
+    /// It is open for reading alone: a child that goes on as another user can write to the table
+    /// by it no more than that user could otherwise. It can read names and notes, and lock bytes
+    /// as any reader can (see [`Options::mode`]).
     ///
     /// A child that is forked and does not exec has it, too, until it drops its handles of this
     /// table. Where the parent had none by then (a guard was forgotten), until it opens a table

@@ -15,6 +15,7 @@ use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
 use crate::protocol::ordering::Site;
+use crate::protocol::reclaim::{self, Witnesses};
 use crate::protocol::session::{Credentials, LifeSign, SessionRecord, SessionView};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::Wake;
@@ -42,6 +43,25 @@ pub(crate) struct Keeper {
 
 fn is_same(one: &SessionView, other: &SessionView) -> bool {
     one.life.is_same_session(&other.life) && one.credentials == other.credentials
+}
+
+/// That the kernel could not be asked.
+pub(crate) struct NoAnswer;
+
+/// A session's byte is locked for as long as it is mapped, to the end of its address space at the
+/// latest; its witness for as long as any process has the descriptor.
+impl Witnesses for Probe {
+    type Error = NoAnswer;
+
+    fn is_held(&self, session: u32) -> Result<bool, NoAnswer> {
+        self.is_locked(byte_lock::session_byte(session))
+            .ok_or(NoAnswer)
+    }
+
+    fn is_witnessed(&self, session: u32, incarnation: u64) -> Result<bool, NoAnswer> {
+        self.is_locked_at_all(byte_lock::witness_byte(session, incarnation))
+            .ok_or(NoAnswer)
+    }
 }
 
 /// The kernel's futex, as the protocol's waker.
@@ -121,11 +141,10 @@ impl View {
         if before.is_some_and(|view| self.is_exiting(record, &view, keeper, holder)) {
             return Some(true);
         }
-        // The byte is locked for as long as the session is mapped: to the end of its address space
-        // at the latest, or longer where a child has inherited its witness.
-        self.probe
-            .is_locked(byte_lock::session_byte(holder.session()))
-            .map(|locked| !locked)
+        let life = before.map_or_else(|| record.life_sign(), |view| view.life);
+        reclaim::lives(record, holder.session(), &life, &self.probe)
+            .ok()
+            .map(|lives| !lives)
     }
 
     /// The shortcut for a process that is being torn down: its memory, and with it the

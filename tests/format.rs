@@ -381,7 +381,7 @@ fn a_table_of_another_format_is_refused_naming_both() {
     let scratch = Scratch::with(on_death());
     let good = fs::read(scratch.table()).expect("the file");
     // The format before and the one after, another layout signature, a feature bit of the future.
-    for (offset, word) in [(8, 1), (8, 3), (16, 0x0123_4567_89ab_cdef), (24, 1 << 40)] {
+    for (offset, word) in [(8, 2), (8, 4), (16, 0x0123_4567_89ab_cdef), (24, 1 << 40)] {
         let mut edited = good.clone();
         put_word(&mut edited, offset, word);
         let check = check_of(&edited);

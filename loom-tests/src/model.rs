@@ -60,6 +60,8 @@ pub struct World {
     futex: Futex,
     /// The sessions' bytes: 1 once the kernel has freed one.
     dead: Vec<AtomicU32>,
+    /// The sessions' witnesses: a bit for each incarnation that somebody has.
+    witnesses: Vec<AtomicU32>,
     /// The sessions' certificates: 1 once the kernel has marked one.
     certificates: Vec<AtomicU32>,
     /// Whether a poll interval is over; see [`World::poll_passes`].
@@ -77,6 +79,7 @@ impl World {
             section: Section::new(),
             futex: Futex::default(),
             dead: (0..sessions).map(|_| AtomicU32::new(0)).collect(),
+            witnesses: (0..sessions).map(|_| AtomicU32::new(0)).collect(),
             certificates: (0..sessions).map(|_| AtomicU32::new(0)).collect(),
             polled: Mutex::new(false),
             interval: AtomicU32::new(0),
@@ -141,6 +144,23 @@ impl World {
     #[must_use]
     pub fn is_dead(&self, session: u32) -> bool {
         self.dead[session as usize].fetch_or(0, Ordering::Acquire) == 1
+    }
+
+    /// A process inherits the witness of a session.
+    pub fn inherit_witness(&self, session: u32, incarnation: u64) {
+        self.witnesses[session as usize].fetch_or(1 << incarnation, Ordering::AcqRel);
+    }
+
+    /// The last act of who has inherited it.
+    pub fn end_witness(&self, session: u32, incarnation: u64) {
+        self.witnesses[session as usize].fetch_and(!(1 << incarnation), Ordering::Release);
+    }
+
+    /// Whether anybody has it, as [`is_dead`](Self::is_dead) answers.
+    #[must_use]
+    pub fn is_witnessed(&self, session: u32, incarnation: u64) -> bool {
+        let held = self.witnesses[session as usize].fetch_or(0, Ordering::Acquire);
+        held & 1 << incarnation != 0
     }
 
     /// One poll interval passes: each actor's sleep of this moment, or else its next one,

@@ -364,7 +364,7 @@ pub const PLANTED: &[Bug] = &[
         file: "reclaim.rs",
         right: &[
             "let life = record.life_sign();",
-            "let is_dead = record.is_active() && !bytes.is_held(index)?;",
+            "let is_dead = record.is_active() && !lives(record, index, &life, bytes)?;",
         ],
         wrong: &[
             "",
@@ -379,13 +379,31 @@ pub const PLANTED: &[Bug] = &[
         world: "wide",
         file: "reclaim.rs",
         right: &[
-            "let is_dead = record.is_active() && !bytes.is_held(index)?;",
+            "let is_dead = record.is_active() && !lives(record, index, &life, bytes)?;",
             "if life.is_none() || !bytes.try_lock(index)? {",
         ],
         wrong: &[
             "let is_dead = record.is_active() && bytes.try_lock(index)?;",
             "if life.is_none() {",
         ],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "witness_unasked",
+        story: "Who finds a session's byte free asks nobody after its witness.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["(record.has_shared(life) && witnesses"],
+        wrong: &["(false && witnesses"],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "witness_of_any_before",
+        story: "A witness of one session that counts as the next one's, too.",
+        world: "wide",
+        file: "session.rs",
+        right: &["        self.state >> 1\n    }"],
+        wrong: &["        self.state & 0\n    }"],
         scenarios: &["sessions"],
     },
 ];

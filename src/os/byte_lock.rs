@@ -5,6 +5,10 @@
 //! some stray `close` of the same file as POSIX record locks are. They read the same from
 //! every PID namespace. The bytes lie far beyond the file's data: locking is by number,
 //! nothing needs to be there.
+//!
+//! A session's own byte is locked for writing, which takes a file that is open for that. What
+//! other programs are to inherit, its witness, is an open file description for reading alone:
+//! it has another byte locked, for reading.
 
 use std::io;
 use std::mem;
@@ -16,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::descriptor::{FileId, Kept, Status, reopen};
+use crate::protocol::word::MAX_SESSIONS;
 
 /// Where the locked bytes begin: half way to the largest offset there is.
 const FIRST_BYTE: u64 = 1 << 62;
@@ -29,12 +34,30 @@ pub(crate) const COLLECT_BYTE: u64 = FIRST_BYTE + 1;
 /// Sessions' bytes begin here; the bytes between are left for other purposes.
 const FIRST_SESSION_BYTE: u64 = FIRST_BYTE + 4096;
 
+/// Sessions' bytes and those of their witnesses, with nothing between them that is ever locked.
+const SESSIONS_BYTES: u64 = FIRST_WITNESS_BYTE + WITNESS_BYTES - FIRST_SESSION_BYTE;
+
+/// Witnesses' bytes begin here.
+const FIRST_WITNESS_BYTE: u64 = FIRST_BYTE + (1 << 61);
+
+/// So many of them: one for each session that is ever attached, up to the 2^48th of a record.
+const WITNESS_BYTES: u64 = 1 << 60;
+
 /// The byte whose holder owns the session record of this index.
 ///
 /// For the command line as well: not part of the library's promise.
 #[must_use]
 pub const fn session_byte(index: u32) -> u64 {
     FIRST_SESSION_BYTE + index as u64
+}
+
+/// The byte whose readers have the witness of this incarnation of a session.
+///
+/// A byte of its own for each: one who has outlived a session is no witness of the record's next.
+pub(crate) const fn witness_byte(session: u32, incarnation: u64) -> u64 {
+    const SESSION_BITS: u32 = 12;
+    const { assert!(MAX_SESSIONS <= 1 << SESSION_BITS) };
+    FIRST_WITNESS_BYTE + ((incarnation << SESSION_BITS | session as u64) & (WITNESS_BYTES - 1))
 }
 
 /// Locks the byte for the open file description, without waiting: `false` if another
@@ -61,14 +84,23 @@ pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether any other open file description than this holds any of `len` bytes from
-/// `first` on. Reading is access enough to ask.
+/// Whether any other open file description than this has a byte of a session's or of a witness's.
+/// Reading is access enough to ask.
 ///
 /// # Errors
 ///
 /// When the kernel refuses; nothing may be concluded then.
-pub(crate) fn any_locked(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<bool> {
-    Ok(lock_on(fd, first, len)?.is_some())
+pub(crate) fn is_any_locked(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(lock_against(fd, libc::F_WRLCK, FIRST_SESSION_BYTE, SESSIONS_BYTES)?.is_some())
+}
+
+/// Whether any other open file description than this has the byte, for whatever.
+///
+/// # Errors
+///
+/// When the kernel refuses; nothing may be concluded then.
+pub(crate) fn is_locked_at_all(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    Ok(lock_on(fd, byte)?.is_some())
 }
 
 /// Whether any other open file description than this has the byte to itself: who may only read
@@ -81,34 +113,33 @@ pub(crate) fn is_locked_for_writing(fd: BorrowedFd<'_>, byte: u64) -> io::Result
     Ok(lock_against(fd, libc::F_RDLCK, byte, 1)?.is_some())
 }
 
-/// Locks the byte as one can who may only read the file.
-#[cfg(test)]
+/// Locks the byte beside others that do so, as one can who may only read the file.
+///
+/// # Errors
+///
+/// When the kernel refuses, or somebody has the byte to itself; nothing is locked then.
 pub(crate) fn lock_for_reading(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, byte, 1)))?;
     Ok(())
 }
 
-/// The first lock that the kernel finds on any of `len` bytes from `first` on, of any other
-/// open file description than this.
+/// The first lock that the kernel finds on the byte, of any other open file description than this.
 ///
 /// # Errors
 ///
 /// When the kernel refuses; nothing may be concluded then.
-fn lock_on(fd: BorrowedFd<'_>, first: u64, len: u64) -> io::Result<Option<ByteLock>> {
-    lock_against(fd, libc::F_WRLCK, first, len)
+fn lock_on(fd: BorrowedFd<'_>, byte: u64) -> io::Result<Option<ByteLock>> {
+    lock_against(fd, libc::F_WRLCK, byte, 1)
 }
 
-/// The first such lock that one of this kind would have to wait for.
+/// The first lock on any of `len` bytes from `first` on that one of this kind would have to wait
+/// for.
 fn lock_against(
     fd: BorrowedFd<'_>,
     kind: libc::c_int,
     first: u64,
     len: u64,
 ) -> io::Result<Option<ByteLock>> {
-    // A length of 0 would mean "to the end" to the kernel.
-    if len == 0 {
-        return Ok(None);
-    }
     let mut lock = range(kind, first, len);
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock))?;
     let is_there = lock.l_type != libc::F_UNLCK as libc::c_short;
@@ -192,14 +223,20 @@ impl Probe {
         self.ask(|kept| kept.ask(|fd| is_locked_for_writing(fd, byte).ok()))
     }
 
-    /// Whether any of `len` bytes from `first` on is held; `None` if it could not be asked.
-    pub(crate) fn any_locked(&self, first: u64, len: u64) -> Option<bool> {
-        self.ask(|kept| kept.ask(|fd| any_locked(fd, first, len).ok()))
+    /// Whether any has it at all, as those have who share a witness; `None` if that could not be
+    /// asked.
+    pub(crate) fn is_locked_at_all(&self, byte: u64) -> Option<bool> {
+        self.ask(|kept| kept.ask(|fd| is_locked_at_all(fd, byte).ok()))
+    }
+
+    /// Whether a byte of a session's or of a witness's is locked; `None` if that could not be asked.
+    pub(crate) fn is_any_locked(&self) -> Option<bool> {
+        self.ask(|kept| kept.ask(|fd| is_any_locked(fd).ok()))
     }
 
     /// The lock that another has on the byte; `None` if it could not be asked.
     pub(crate) fn lock_on(&self, byte: u64) -> Option<Option<ByteLock>> {
-        self.ask(|kept| kept.ask(|fd| lock_on(fd, byte, 1).ok()))
+        self.ask(|kept| kept.ask(|fd| lock_on(fd, byte).ok()))
     }
 
     /// What `fstat` tells of the probed file, its name or names aside.
@@ -287,6 +324,9 @@ mod tests {
         assert_eq!(COLLECT_BYTE, 0x4000_0000_0000_0001);
         assert_eq!(session_byte(0), 0x4000_0000_0000_1000);
         assert_eq!(session_byte(4087), 0x4000_0000_0000_1ff7);
+        assert_eq!(witness_byte(0, 0), 0x6000_0000_0000_0000);
+        assert_eq!(witness_byte(4087, 1), 0x6000_0000_0000_1ff7);
+        assert_eq!(witness_byte(1, u64::MAX), 0x6fff_ffff_ffff_f001);
     }
 
     #[test]
@@ -308,7 +348,8 @@ mod tests {
         let probe = table.probe();
         let is_locked = || is_locked_for_writing(asker.as_fd(), BYTE).unwrap();
         lock_for_reading(holder.as_fd(), BYTE).unwrap();
-        assert!(any_locked(asker.as_fd(), BYTE, 1).unwrap());
+        assert!(is_locked_at_all(asker.as_fd(), BYTE).unwrap());
+        assert_eq!(probe.is_locked_at_all(BYTE), Some(true));
         assert!(!is_locked());
         assert_eq!(probe.is_locked(BYTE), Some(false));
         assert!(try_lock(holder.as_fd(), BYTE).unwrap());
@@ -317,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_sees_each_byte_by_itself_and_ranges() {
+    fn a_probe_sees_each_byte_by_itself() {
         // A child forked by a test beside this one would inherit the holder's description.
         let _hold = hold_forks();
         let table = Table::new();
@@ -327,11 +368,43 @@ mod tests {
         assert_eq!(probe.is_locked(BYTE - 1), Some(false));
         assert_eq!(probe.is_locked(BYTE + 1), Some(false));
         assert_eq!(probe.is_locked(RESET_BYTE), Some(false));
-        assert_eq!(probe.any_locked(session_byte(0), 4088), Some(true));
-        assert_eq!(probe.any_locked(session_byte(0), 7), Some(false));
-        assert_eq!(probe.any_locked(session_byte(0), 0), Some(false));
+        for byte in [BYTE - 1, BYTE + 1, RESET_BYTE] {
+            assert_eq!(probe.is_locked_at_all(byte), Some(false));
+        }
         drop(holder);
         assert_eq!(probe.is_locked(BYTE), Some(false));
+    }
+
+    #[test]
+    fn a_probe_sees_any_byte_of_a_session_or_a_witness_and_no_other() {
+        let _hold = hold_forks();
+        let table = Table::new();
+        let probe = table.probe();
+        let (first, last) = (witness_byte(0, 0), witness_byte(4095, u64::MAX));
+        for (byte, is_any) in [
+            (RESET_BYTE, false),
+            (COLLECT_BYTE, false),
+            (session_byte(0), true),
+            (session_byte(4087), true),
+            (first, true),
+            (last, true),
+            (last + 1, false),
+        ] {
+            let holder = table.open();
+            lock_for_reading(holder.as_fd(), byte).unwrap();
+            assert_eq!(probe.is_any_locked(), Some(is_any), "{byte:x}");
+        }
+        assert_eq!(probe.is_any_locked(), Some(false));
+    }
+
+    #[test]
+    fn each_session_that_is_ever_attached_has_a_witness_of_its_own() {
+        let sessions = || (0..3).chain(4085..4088);
+        let bytes =
+            sessions().flat_map(|session| [0, 1, 2, 1 << 47].map(|of| witness_byte(session, of)));
+        let mut bytes: Vec<_> = bytes.collect();
+        bytes.sort_unstable();
+        assert!(bytes.windows(2).all(|two| two[0] < two[1]), "{bytes:x?}");
     }
 
     #[test]

@@ -106,25 +106,6 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, FIRST)?)
 }
 
-/// Moves the offset of an open file description to the largest that its filesystem has, where a
-/// write fails and a read finds nothing: programs that inherit a descriptor may take it for one
-/// of their own, and log into it.
-pub(crate) fn put_offset_out_of_reach(fd: impl AsFd) {
-    let is_taken = |offset| seek(&fd, SeekFrom::Start(offset)).is_ok();
-    let (mut taken, mut refused) = (0, i64::MAX as u64);
-    if is_taken(refused) {
-        return;
-    }
-    // No call tells which is the largest. The last that was taken is where the offset stays.
-    while refused - taken > 1 {
-        let offset = taken.midpoint(refused);
-        match is_taken(offset) {
-            true => taken = offset,
-            false => refused = offset,
-        }
-    }
-}
-
 fn same_file(fd: OwnedFd, id: FileId) -> io::Result<OwnedFd> {
     if Status::of(&fd)?.id == id {
         Ok(fd)
@@ -360,20 +341,5 @@ mod tests {
         let marks: std::collections::HashSet<_> =
             (0..100).map(|_| draw_offset().unwrap()).collect();
         assert_eq!(marks.len(), 100);
-    }
-
-    #[test]
-    fn nothing_is_written_where_the_offset_is_out_of_reach() {
-        use std::io::{Read, Write};
-        // One filesystem takes any offset, another has a largest.
-        for dir in [Path::new("/dev/shm"), Path::new(env!("CARGO_MANIFEST_DIR"))] {
-            let mut file = tempfile::tempfile_in(dir).unwrap();
-            file.write_all(b"table").unwrap();
-            let inherited = file.try_clone().unwrap();
-            put_offset_out_of_reach(&inherited);
-            assert!(file.write_all(b"a log line").is_err());
-            assert!(matches!(file.read(&mut [0]), Ok(0) | Err(_)));
-            assert_eq!(Status::of(&file).unwrap().bytes, 5);
-        }
     }
 }

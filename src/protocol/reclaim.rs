@@ -16,8 +16,9 @@ use super::word::{Owner, OwnerWord, Queue, Vacancy};
 pub const RESET_TOKENS: u64 = 1 << 40;
 
 /// Who lives, by the kernel's word: each session has its byte to itself, from before it opens
-/// its record until nothing of it can act any more.
-pub trait Bytes {
+/// its record until nothing of its process can act any more. Its witness, if it shares one, is
+/// locked from before it opens its record, too, until nobody is left who has it.
+pub trait Witnesses {
     /// Why the kernel could not be asked.
     type Error;
 
@@ -28,6 +29,16 @@ pub trait Bytes {
     /// When the kernel refuses.
     fn is_held(&self, session: u32) -> Result<bool, Self::Error>;
 
+    /// Whether anybody has the witness of this incarnation of the session.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn is_witnessed(&self, session: u32, incarnation: u64) -> Result<bool, Self::Error>;
+}
+
+/// The sessions' bytes, to be taken.
+pub trait Bytes: Witnesses {
     /// Takes the byte; false if somebody else has it.
     ///
     /// # Errors
@@ -41,6 +52,33 @@ pub trait Bytes {
     ///
     /// When the kernel refuses.
     fn unlock(&self, session: u32) -> Result<(), Self::Error>;
+}
+
+/// Whether anybody is left who acts for the session whose sign of life was read: its own process,
+/// or one that has inherited its witness.
+///
+/// | record            | byte   | witness   | the session                          |
+/// |-------------------|--------|-----------|--------------------------------------|
+/// | any               | locked | any       | lives, or another attaches           |
+/// | active, shared    | free   | locked    | lives on in what it has started      |
+/// | active, shared    | free   | free      | is dead                              |
+/// | active, by itself | free   | not asked | is dead                              |
+/// | clean             | free   | not asked | is over: its record is to be claimed |
+///
+/// One is asked for after the other, and neither comes back: the byte is taken again only by the
+/// record's next session, once no slot names this one, and a witness is had from who has it.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn lives<W: Witnesses>(
+    record: &SessionRecord,
+    session: u32,
+    life: &LifeSign,
+    witnesses: &W,
+) -> Result<bool, W::Error> {
+    Ok(witnesses.is_held(session)?
+        || (record.has_shared(life) && witnesses.is_witnessed(session, life.incarnation())?))
 }
 
 /// Takes the byte of a record that was closed or never used, so that no slot names it; `None`
@@ -84,7 +122,7 @@ pub fn collect<B: Bytes>(
     for (index, record) in (0_u32..).zip(records) {
         // In this order: whoever had come into the record by then had its byte.
         let life = record.life_sign();
-        let is_dead = record.is_active() && !bytes.is_held(index)?;
+        let is_dead = record.is_active() && !lives(record, index, &life, bytes)?;
         dead.push(is_dead.then_some(life));
     }
     if dead.iter().all(Option::is_none) {
@@ -207,7 +245,7 @@ mod tests {
     use super::super::slot::Taken;
     use super::super::word::Identity;
     use super::*;
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::convert::Infallible;
 
     /// Who has a byte.
@@ -222,13 +260,15 @@ mod tests {
         slots: [Slot; 1],
         records: [SessionRecord; 4],
         bytes: [Cell<Has>; 4],
+        /// The incarnations, of any session, whose witness somebody has.
+        witnessed: RefCell<Vec<(u32, u64)>>,
         /// What others do just after this one has asked for a byte.
         after_asking: Cell<fn(&Table)>,
         /// What they do just before it tries to lock one.
         before_locking: Cell<fn(&Table)>,
     }
 
-    impl Bytes for Table {
+    impl Witnesses for Table {
         type Error = Infallible;
 
         fn is_held(&self, session: u32) -> Result<bool, Infallible> {
@@ -237,6 +277,12 @@ mod tests {
             Ok(is_held)
         }
 
+        fn is_witnessed(&self, session: u32, incarnation: u64) -> Result<bool, Infallible> {
+            Ok(self.witnessed.borrow().contains(&(session, incarnation)))
+        }
+    }
+
+    impl Bytes for Table {
         fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
             self.before_locking.replace(|_| ())(self);
             let byte = &self.bytes[session as usize];
@@ -269,6 +315,7 @@ mod tests {
                 slots: [Slot::new()],
                 records: Default::default(),
                 bytes: sessions.map(|(_, has)| Cell::new(has)),
+                witnessed: RefCell::default(),
                 after_asking: Cell::new(|_| ()),
                 before_locking: Cell::new(|_| ()),
             };
@@ -279,9 +326,13 @@ mod tests {
         }
 
         fn open(&self, index: usize) {
+            self.open_as(index, false);
+        }
+
+        fn open_as(&self, index: usize, shares_witness: bool) {
             self.records[index].open(&Credentials {
                 pid: 1,
-                shares_witness: false,
+                shares_witness,
                 pid_namespace: 0,
                 now_ms: 0,
                 command: [0; 2],
@@ -350,6 +401,37 @@ mod tests {
         let owner = table.slots[0].owner().owner();
         assert_eq!(owner, Owner::Held(Identity::new(1, RECORD as u32)));
         assert!(table.records[RECORD].is_active());
+    }
+
+    #[test]
+    fn who_has_inherited_a_witness_keeps_that_session_and_no_other_of_its_record() {
+        const RECORD: usize = 1;
+        for (shares_witness, inherited, is_kept) in [
+            (true, 0, true),
+            // One that has outlived the record's session before: its lock is of another number.
+            (true, -1, false),
+            // Nobody's who may have it by the session's own doing.
+            (false, 0, false),
+        ] {
+            let table = Table::new([LIVES, DEAD, LIVES, LIVES]);
+            let record = &table.records[RECORD];
+            let next = record.next_incarnation();
+            table.open_as(RECORD, shares_witness);
+            assert_eq!(record.life_sign().incarnation(), next);
+            let inherited = (RECORD as u32, next.wrapping_add_signed(inherited));
+            table.witnessed.borrow_mut().push(inherited);
+            let kept = if is_kept { None } else { Some(1) };
+            assert_eq!(table.collect(), kept, "{shares_witness}, {inherited:?}");
+            assert_eq!(record.is_active(), is_kept);
+        }
+        // Nor is the witness asked for that one left which is over.
+        let table = Table::new([LIVES, DETACHED, LIVES, LIVES]);
+        table.open_as(RECORD, true);
+        let life = table.records[RECORD].life_sign();
+        let inherited = (RECORD as u32, life.incarnation());
+        table.witnessed.borrow_mut().push(inherited);
+        table.records[RECORD].close();
+        assert_eq!(table.claim(), Some(1));
     }
 
     #[test]

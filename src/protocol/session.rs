@@ -46,7 +46,8 @@ pub struct SessionRecord {
 pub struct Credentials {
     /// The process id, in its own namespace.
     pub pid: u32,
-    /// Children may hold the byte lock, too: only the lock proves death, never the PID.
+    /// Children may have inherited its witness, and act for it: nothing but that and the byte
+    /// proves death, never the PID.
     pub shares_witness: bool,
     /// The PID namespace's inode, 0 if it could not be told.
     pub pid_namespace: u64,
@@ -103,6 +104,13 @@ impl LifeSign {
         self.state == other.state
     }
 
+    /// Which of the record's sessions this is a sign of. What is locked in the name of one says
+    /// nothing of the next.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.state >> 1
+    }
+
     /// Whether the session has sent a heartbeat: then its keeper runs, and has put its own
     /// id on the certificate before ([`Site::Record`]).
     #[must_use]
@@ -152,6 +160,19 @@ impl SessionRecord {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state.load(ord(Site::RecordRead)) & 1 == 1
+    }
+
+    /// Whether a session, by its sign of life, has shared its witness. If the record is another's
+    /// by now, the session is over, and the answer does not matter.
+    #[must_use]
+    pub fn has_shared(&self, life: &LifeSign) -> bool {
+        life.state & 1 == 1 && self.process.load(Ordering::Relaxed) & SHARES_WITNESS != 0
+    }
+
+    /// The incarnation of the session that the holder of the byte is about to open.
+    #[must_use]
+    pub fn next_incarnation(&self) -> u64 {
+        (self.state.load(ord(Site::RecordRead)) >> 1).wrapping_add(1) & (u64::MAX >> 1)
     }
 
     /// `clean,n -> active,n+1`, by the holder of the byte, after the sweep if one was due.

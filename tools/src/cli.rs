@@ -37,9 +37,9 @@ is killed too (a command that changes its user on exec, like sudo, is out of rea
 what it has started in turn goes on, so that a script does best to exec the program
 that it ends in.
 
-What proves that the job lives is a descriptor of the table, which the command inherits, and
-which can be written to. Whoever has it can break the locks of all, so let a command that goes
-on as another user close it first: sudo does, su, runuser and setpriv do not.
+What proves that the job lives is a descriptor of the table, which the command inherits. It
+is open for reading alone: a command that goes on as another user can read names and notes
+by it, and change nothing.
 
 Where all sessions of the table are in use, by holders and waiters, it waits for one as for
 the lock; with -n, once -w is over, or inside of a job of another `caslock run`, it exits with

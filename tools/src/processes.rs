@@ -174,15 +174,20 @@ fn shown_in_maps(path: &Path) -> Vec<u8> {
         .collect()
 }
 
-/// The processes, this one aside, with a descriptor of the table that carries the byte lock
-/// of any of these sessions: as long as there is one, the session counts as alive.
-pub(crate) fn keepers(table: &Metadata, sessions: &[u32]) -> Vec<Process> {
-    those_with_lock(table, |lock| lock.is_ours && lock.is_on_any(sessions))
+/// The processes, this one aside, with a descriptor of the table by which any of these bytes is
+/// locked: as long as there is one, the session counts as alive that the byte is of.
+pub(crate) fn keepers(table: &Metadata, bytes: &[u64]) -> Vec<Process> {
+    those_with_lock(table, |lock| lock.is_on_any(bytes))
 }
 
 /// Those that have locked the byte of any of these sessions in another way than caslock does.
 pub(crate) fn strangers(table: &Metadata, sessions: &[u32]) -> Vec<Process> {
-    those_with_lock(table, |lock| !lock.is_ours && lock.is_on_any(sessions))
+    let bytes: Vec<_> = sessions
+        .iter()
+        .copied()
+        .map(caslock::session_byte)
+        .collect();
+    those_with_lock(table, |lock| !lock.is_ours && lock.is_on_any(&bytes))
 }
 
 fn those_with_lock(table: &Metadata, is_meant: impl Fn(&FileLock) -> bool) -> Vec<Process> {
@@ -212,7 +217,7 @@ fn those_with_lock(table: &Metadata, is_meant: impl Fn(&FileLock) -> bool) -> Ve
 /// A lock by `fcntl(2)`, as `/proc/PID/fdinfo` tells of it:
 /// `lock:  1: OFDLCK ADVISORY WRITE -1 00:1b:9321 FIRST LAST`.
 struct FileLock {
-    /// Whether it is of the kind that caslock takes.
+    /// Whether it is of the kind that sessions have.
     is_ours: bool,
     bytes: RangeInclusive<u64>,
 }
@@ -241,11 +246,8 @@ impl FileLock {
         })
     }
 
-    fn is_on_any(&self, sessions: &[u32]) -> bool {
-        let mut bytes = sessions
-            .iter()
-            .map(|&session| caslock::session_byte(session));
-        bytes.any(|byte| self.bytes.contains(&byte))
+    fn is_on_any(&self, bytes: &[u64]) -> bool {
+        bytes.iter().any(|byte| self.bytes.contains(byte))
     }
 }
 
@@ -297,21 +299,21 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_known_by_the_byte_that_its_descriptor_has_locked() {
+    fn a_session_is_known_by_the_byte_that_its_witness_has_locked() {
         let directory = tempfile::tempdir().expect("a directory");
         let table = LockTable::options()
             .share_witness(true)
             .open(directory.path().join("t.table"))
             .expect("a table");
         let seen = table.inspect().expect("the table");
-        let session = seen.sessions[0].session;
+        let byte = seen.sessions[0].witness_byte.expect("it is shared");
         let witness = table.witness().expect("a witness").as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{witness}"));
         let info = info.expect("what the kernel tells of it");
         let mut locks = info.lines().filter_map(FileLock::parse);
         let lock = locks.next().expect(&info);
-        assert!(lock.is_ours && lock.is_on_any(&[session]), "{info}");
-        assert!(!lock.is_on_any(&[session + 1]), "{info}");
+        assert!(!lock.is_ours && lock.is_on_any(&[byte]), "{info}");
+        assert!(!lock.is_on_any(&[byte + 1]), "{info}");
     }
 
     #[test]
@@ -322,9 +324,9 @@ mod tests {
         };
         let byte = caslock::session_byte(7);
         let ours = |access, first, last: &str| of("OFDLCK", access, first, last).expect("a lock");
-        assert!(ours("WRITE", byte, &byte.to_string()).is_on_any(&[3, 7]));
-        assert!(ours("WRITE", 0, "EOF").is_on_any(&[7]));
-        assert!(!ours("WRITE", byte + 1, "EOF").is_on_any(&[7]));
+        assert!(ours("WRITE", byte, &byte.to_string()).is_on_any(&[byte - 4, byte]));
+        assert!(ours("WRITE", 0, "EOF").is_on_any(&[byte]));
+        assert!(!ours("WRITE", byte + 1, "EOF").is_on_any(&[byte]));
         assert!(ours("WRITE", 0, "EOF").is_ours && !ours("READ", 0, "EOF").is_ours);
         assert!(!of("POSIX", "WRITE", 0, "EOF").expect("a lock").is_ours);
         // It is in nobody's way.

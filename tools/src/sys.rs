@@ -25,7 +25,7 @@ pub(crate) struct ChildSetup {
     pub(crate) mask: SigSet,
     /// SIGCHLD was ignored when this process was started.
     pub(crate) ignore_sigchld: bool,
-    /// The descriptor whose open file description carries the session's byte lock.
+    /// The descriptor that proves the session alive.
     pub(crate) witness: Option<RawFd>,
 }
 
@@ -109,7 +109,7 @@ fn null_terminated(strings: &[CString]) -> Vec<*const c_char> {
 /// the wrapper is killed: the kernel first tears its address space down, which would end
 /// the byte lock and so prove the session dead, and only then sends the child its
 /// parent-death signal. In between a waiter could be granted a lock whose command is still
-/// running. The child inherits the open file description that carries the byte lock, so
+/// running. The child inherits the session's witness, which has a byte of its own locked, so
 /// the session counts as alive until both are gone. What the child starts in turn inherits
 /// it as well, unless it closes what it does not know.
 extern "C" fn become_command(start: *mut c_void) -> c_int {

@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -154,6 +155,13 @@ fn signal_set(status: &str, field: &str) -> u64 {
     u64::from_str_radix(hex.expect(field), 16).expect(field)
 }
 
+/// Of a descriptor, by what `/proc/PID/fdinfo` tells of it.
+fn access_mode(info: &str) -> i32 {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.map(|flags| i32::from_str_radix(flags.trim(), 8));
+    flags.expect("flags").expect("an octal number") & libc::O_ACCMODE
+}
+
 #[test]
 fn of_the_wrappers_descriptors_only_the_witness_is_inherited() {
     let sandbox = Sandbox::new();
@@ -171,8 +179,12 @@ fn of_the_wrappers_descriptors_only_the_witness_is_inherited() {
             .parse()
             .expect("a number");
         if number > 2 && fs::read_link(ours).ok().as_ref() != Some(&link) {
-            // Not one that scripts use by its number.
+            // Not one that scripts use by its number, and open for reading alone: a job may go
+            // on as another user.
             assert!(number >= 50, "{number}");
+            let info = format!("/proc/{}/fdinfo/{number}", holder.command.pid);
+            let info = fs::read_to_string(info).expect("what the kernel tells of it");
+            assert_eq!(access_mode(&info), libc::O_RDONLY, "{info}");
             extra.push(link);
         }
     }

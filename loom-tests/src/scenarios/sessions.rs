@@ -8,7 +8,7 @@ use std::slice;
 use std::sync::Arc;
 
 use super::super::model::{Actor, Judge, Sleep, World, act, finish};
-use super::super::protocol::reclaim::{Bytes, claim, collect};
+use super::super::protocol::reclaim::{Bytes, Witnesses, claim, collect, lives};
 use super::super::protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -85,6 +85,20 @@ impl Table {
         true
     }
 
+    /// Takes the slot from its session, if nobody lives who acts for that, uses it and releases it.
+    fn inherit(&self) -> bool {
+        let seen = self.world.slot().owner();
+        let life = self.record.life_sign();
+        let Ok(lives) = lives(&self.record, RECORD, &life, &*self.world);
+        let heir = Actor::new(&self.world, HEIR);
+        let Some(grant) = (!lives).then(|| heir.take(seen)).flatten() else {
+            return false;
+        };
+        self.world.section.enter(grant.token());
+        assert!(heir.release(&grant), "nobody revokes it");
+        true
+    }
+
     fn records(&self) -> &[SessionRecord] {
         slice::from_ref(&self.record)
     }
@@ -115,13 +129,19 @@ impl Table {
 }
 
 /// The kernel, asked by whoever is no session yet.
-impl Bytes for World {
+impl Witnesses for World {
     type Error = Infallible;
 
     fn is_held(&self, session: u32) -> Result<bool, Infallible> {
         Ok(!self.is_dead(session))
     }
 
+    fn is_witnessed(&self, session: u32, incarnation: u64) -> Result<bool, Infallible> {
+        Ok(self.is_witnessed(session, incarnation))
+    }
+}
+
+impl Bytes for World {
     fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
         Ok(self.try_revive(session))
     }
@@ -261,6 +281,66 @@ pub fn session_killed(beside: Beside, heir: Heir, steps: u32) -> Model {
             "found released",
         ]),
     }
+}
+
+/// Who finds a session dead whose job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finder {
+    /// The next session, which wants its record.
+    TheNext,
+    /// An heir of its slot.
+    TheHeir,
+}
+
+/// A session whose process dies, and in whose name a job goes on that has inherited its witness:
+/// it is in the section that the slot guards, until it ends.
+#[must_use]
+pub fn job_outlives_its_session(finder: Finder) -> Model {
+    Model::new(
+        format!("a session that dies, a job that has its witness, and who looks ({finder:?})"),
+        "nobody is granted a lock while a job runs that was started under it",
+        2,
+        move |reached| {
+            let table = Arc::new(Table {
+                world: World::new(1, 2),
+                record: SessionRecord::new(),
+            });
+            let shares = |pid| Credentials {
+                shares_witness: true,
+                ..credentials(pid)
+            };
+            // One before has left somebody, too, who keeps nothing of this one's.
+            table.record.open(&shares(99));
+            let before = table.record.life_sign().incarnation();
+            table.world.inherit_witness(RECORD, before);
+            table.record.close();
+            let incarnation = table.record.next_incarnation();
+            table.world.inherit_witness(RECORD, incarnation);
+            table.record.open(&shares(100));
+            let mortal = Actor::new(&table.world, RECORD);
+            let grant = mortal.try_acquire().expect("a fresh slot is free");
+            let (ends, looks, marks) = (table.clone(), table.clone(), reached.clone());
+            finish([
+                act(move || {
+                    ends.world.die(RECORD);
+                    ends.world.section.enter(grant.token());
+                    ends.world.end_witness(RECORD, incarnation);
+                }),
+                act(move || {
+                    let has_it = match finder {
+                        Finder::TheNext => looks.attach(101) && looks.use_slot(101).is_some(),
+                        Finder::TheHeir => looks.inherit(),
+                    };
+                    marks.mark(if has_it { "granted" } else { "refused" });
+                }),
+            ]);
+            assert!(
+                table.inherit() || !table.is_named(),
+                "what nobody keeps any more is not to be had"
+            );
+        },
+    )
+    .reaching(&["granted", "refused"])
 }
 
 /// Two sessions that want the one record.

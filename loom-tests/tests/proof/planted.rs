@@ -119,6 +119,8 @@ fn plants() -> Vec<Plant> {
         swept_unlooked by sessions::late_collector(),
         state_read_late by sessions::newcomer_beside_collector(),
         byte_before_sweep by at_some_stop(sessions::collector_stops),
+        witness_unasked by sessions::job_outlives_its_session(sessions::Finder::TheHeir),
+        witness_of_any_before by sessions::job_outlives_its_session(sessions::Finder::TheHeir),
     };
     plants.extend(in_the_models! {
         handle_trusts_its_name, "A handle that does not look at its name after the grant.",

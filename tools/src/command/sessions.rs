@@ -28,7 +28,10 @@ pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode>
 
 /// Those of the sessions whose process is gone, and which what it has started keeps: it has
 /// inherited the proof of life.
-pub(super) fn kept_by_offspring(path: &Path, sessions: &[SessionInfo]) -> Vec<u32> {
+pub(super) fn kept_by_offspring<'a>(
+    path: &Path,
+    sessions: &'a [SessionInfo],
+) -> Vec<&'a SessionInfo> {
     let Ok(table) = fs::symlink_metadata(path) else {
         return Vec::new();
     };
@@ -51,11 +54,10 @@ pub(super) fn kept_by_offspring(path: &Path, sessions: &[SessionInfo]) -> Vec<u3
         now.as_ref()
             .is_none_or(|now| now.sessions.iter().any(is_it))
     };
-    let kept = gone.into_iter().filter(is_still_there);
-    kept.map(|session| session.session).collect()
+    gone.into_iter().filter(is_still_there).collect()
 }
 
-fn columns(sessions: &[SessionInfo], kept: &[u32]) -> Columns<7> {
+fn columns(sessions: &[SessionInfo], kept: &[&SessionInfo]) -> Columns<7> {
     let mut columns = Columns::new([
         ("SESSION", Align::Right),
         ("PID", Align::Right),
@@ -67,7 +69,7 @@ fn columns(sessions: &[SessionInfo], kept: &[u32]) -> Columns<7> {
     ]);
     for session in sessions {
         let liveness = match session.liveness {
-            liveness if kept.contains(&session.session) => {
+            liveness if kept.iter().any(|kept| kept.session == session.session) => {
                 Cell::painted(Paint::Yellow, format_args!("{liveness} (gone)"))
             }
             liveness => Cell::painted(Paint::of_liveness(liveness), liveness),

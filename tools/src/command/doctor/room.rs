@@ -37,8 +37,8 @@ pub(super) fn strangers(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> 
         "strangers",
         format_args!(
             "{} of {} sessions are locked by {who}, and not by caslock (fcntl(2), on the file): \
-             none of them can be used, and where such a lock is exclusive, who has died seems to \
-             live; {remedy}",
+             none of them can be used, and where such a lock is exclusive, or was one of a job's, who \
+             has died seems to live; {remedy}",
             sessions.len(),
             seen.snapshot.table.sessions
         ),
@@ -83,26 +83,25 @@ fn strays<'a>(seen: &Seen<'a>) -> impl Iterator<Item = &'a Stray> {
 }
 
 /// What there is to add, of sessions that no process of their own uses any more, but what such
-/// have started: it has inherited the descriptor that carries the byte lock.
+/// have started: it has inherited the witness, or the descriptor that the table was opened by.
 fn kept(seen: &Seen<'_>) -> String {
     let Ok(table) = fs::symlink_metadata(seen.path) else {
         return String::new();
     };
     let ended = strays(seen).filter(|stray| !stray.is_foreign);
-    let sessions: Vec<_> = kept_by_offspring(seen.path, &seen.snapshot.sessions)
-        .into_iter()
-        .chain(ended.map(|stray| stray.session))
+    let ended: Vec<_> = ended
+        .map(|stray| caslock::session_byte(stray.session))
         .collect();
-    if sessions.is_empty() || !seen.snapshot.table.in_place {
+    let kept = kept_by_offspring(seen.path, &seen.snapshot.sessions);
+    let count = kept.len() + ended.len();
+    if count == 0 || !seen.snapshot.table.in_place {
         return String::new();
     }
-    let keepers = processes::keepers(&table, &sessions);
+    let witnesses = kept.iter().filter_map(|session| session.witness_byte);
+    let keepers = processes::keepers(&table, &witnesses.chain(ended).collect::<Vec<_>>());
     let who = match &keepers[..] {
         [] => "processes that cannot be seen from here".to_owned(),
         _ => processes::named(&keepers),
     };
-    format!(
-        " ({} of them only because of {who}, started by processes that are gone)",
-        sessions.len()
-    )
+    format!(" ({count} of them only because of {who}, started by processes that are gone)")
 }

@@ -18,23 +18,23 @@ pub(super) enum Silent {
     /// Its PID is one of another PID namespace, or may be; or the table is no longer at
     /// its path, by which its users are told.
     Elsewhere,
-    /// It is gone, and these processes keep its session alive: they have inherited the
-    /// descriptor that carries the byte lock. None if they cannot be seen.
+    /// It is gone, and these processes keep its session alive: they have inherited its witness, a
+    /// descriptor of the table. None if they cannot be seen.
     Gone { keepers: Vec<Process> },
 }
 
 impl Silent {
     pub(super) fn of(holder: &Holder, seen: &Seen<'_>) -> Self {
-        let is_here = seen.snapshot.sessions.iter().any(|session| {
+        let session = seen.snapshot.sessions.iter().find(|session| {
             (session.session, session.pid) == (holder.session, holder.pid)
                 && session.same_pid_namespace
         });
-        let is_here = is_here && seen.snapshot.table.in_place;
-        match fs::symlink_metadata(seen.path) {
-            Ok(table) if is_here && processes::is_gone(holder.pid, &table) => Self::Gone {
-                keepers: processes::keepers(&table, &[holder.session]),
+        let session = session.filter(|_| seen.snapshot.table.in_place);
+        match (fs::symlink_metadata(seen.path), session) {
+            (Ok(table), Some(session)) if processes::is_gone(holder.pid, &table) => Self::Gone {
+                keepers: processes::keepers(&table, session.witness_byte.as_slice()),
             },
-            Ok(_) if is_here => Self::Here { pid: holder.pid },
+            (Ok(_), Some(_)) => Self::Here { pid: holder.pid },
             _ => Self::Elsewhere,
         }
     }
