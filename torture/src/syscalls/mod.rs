@@ -52,7 +52,7 @@ pub enum Operation {
     Create,
     /// Opens a table that it has to create
     OpenNew,
-    /// Attaches and detaches
+    /// Attaches, with a witness to share, and detaches
     Open,
     /// Attaches where every session died attached
     Sweep,

@@ -110,7 +110,11 @@ fn operate(operation: Operation, path: &Path) -> anyhow::Result<Option<String>> 
     let (_, error) = match operation {
         Operation::Create => marked(|| options().create(path)),
         Operation::OpenNew => marked(|| options().open(path).map(drop)),
-        Operation::Open | Operation::Reset | Operation::Sweep => marked(|| open().map(drop)),
+        Operation::Open => {
+            let sharing = || options().share_witness(true).open_existing(path);
+            marked(|| sharing().map(drop))
+        }
+        Operation::Reset | Operation::Sweep => marked(|| open().map(drop)),
         Operation::Inspect => marked(|| {
             let inspector = Inspector::open(path).map_err(anyhow::Error::from)?;
             drop(inspector.snapshot()?);
