@@ -34,18 +34,20 @@ fn resolve(
     prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
     if let Some(path) = chosen.or_else(from_environment) {
-        // The command may change its directory; the path that it is given must still hold.
-        return std::path::absolute(&path).map_err(|error| {
-            Refusal::new(
-                ExitCode::Usage,
-                format!("--table {}: {error}", path.display()),
-            )
-            .into()
-        });
+        return absolute(&path);
     }
     let directory = users_directory();
     prepare(&directory)?;
     Ok(directory.join(FILE))
+}
+
+/// The command may change its directory: the path that it is given must still hold. And an error
+/// of the library's has it like this.
+pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| {
+        let message = format!("--table {}: {error}", path.display());
+        Refusal::new(ExitCode::Usage, message).into()
+    })
 }
 
 /// What `caslock` needs before its verb in a line that somebody is to paste, so that it is

@@ -5,6 +5,7 @@ use caslock::{LockTable, Reclaim};
 use super::explain_opening;
 use crate::cli::{Create, ReclaimPolicy};
 use crate::exit_code::{ExitCode, Refusal};
+use crate::table_path;
 
 pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
     let path = match (args.path.as_deref(), args.table.as_deref()) {
@@ -30,6 +31,7 @@ pub(crate) fn create(args: &Create) -> anyhow::Result<ExitCode> {
             ));
         }
     };
+    let path = &table_path::absolute(path)?;
     LockTable::options()
         .slots(args.slots)
         .sessions(args.sessions)
