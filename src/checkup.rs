@@ -35,8 +35,8 @@ pub struct Checkup {
 pub struct Stray {
     /// The session's index.
     pub session: u32,
-    /// Whether the lock is of a kind that caslock does not take. If not, an ended session has
-    /// left it with a process that has inherited its descriptor.
+    /// Whether the lock is of a kind that sessions do not have. If not, a process has it that was
+    /// forked beside the opening of the table, or that has opened it and come no further.
     pub is_foreign: bool,
     /// Whether a session is attached there, which the lock keeps looking alive.
     pub is_attached: bool,
@@ -93,7 +93,10 @@ fn is_reset_blocked(view: &View) -> bool {
         clock::boot_id().is_ok_and(|boot| boot != written_under)
     };
     is_of_another_boot()
-        && view.probe.is_any_locked().unwrap_or(false)
+        && view
+            .probe
+            .is_any_locked(view.geometry.sessions)
+            .unwrap_or(false)
         // It may have been reset, and used, in between.
         && is_of_another_boot()
 }

@@ -131,7 +131,8 @@ pub enum OpenError {
         found: String,
     },
     /// Every session record belongs to a living process, or to one of which a child lives that
-    /// has inherited its [`witness`](crate::LockTable::witness).
+    /// has inherited its [`witness`](crate::LockTable::witness); or its byte is locked by who may
+    /// read the file, as `caslock doctor` tells.
     #[error("{path}: {all} in use, by living processes or by what dead ones have started", path = .path.display(), all = all_sessions(*.sessions))]
     SessionsFull {
         /// The table's path.

@@ -23,7 +23,7 @@ use crate::os::{clock, futex, process, scheduling};
 use crate::place::{Place, Whereabouts};
 use crate::protocol::names::NamingWords;
 use crate::protocol::ordering::Site;
-use crate::protocol::reclaim::{self, Bytes, Witnesses};
+use crate::protocol::reclaim::{self, Bytes, Kernel};
 use crate::protocol::session::{Credentials, SessionRecord, Watch};
 use crate::protocol::slot::{Grant, Slot};
 use crate::protocol::word::{Identity, Owner, OwnerWord};
@@ -202,11 +202,10 @@ impl Session {
             return Ok(None);
         }
         let record = &view.mapping.sessions()[index as usize];
-        // From before the record says that there is one: from then on it is asked for.
+        // Before the record is opened: where there is none to be had, nothing is left behind.
         let witness = share_witness
             .then(|| Witness::new(&file, index, record.next_incarnation()))
-            .transpose()
-            .map_err(io_error(&path, "locking the session's witness"))?;
+            .transpose()?;
         let now_ms = now_ms();
         let pid = process::pid();
         record.certificate().swap(0, Ordering::Relaxed);
@@ -387,11 +386,13 @@ impl Drop for Session {
 
 impl Witness {
     /// Of the session that is about to open its record.
-    fn new(file: &TableFile, session: u32, incarnation: u64) -> io::Result<Self> {
+    fn new(file: &TableFile, session: u32, incarnation: u64) -> Result<Self, OpenError> {
+        let io = |doing| io_error(file.path(), doing);
         let byte = byte_lock::witness_byte(session, incarnation);
-        let fd = file.reopen()?;
-        byte_lock::lock_for_reading(fd.as_fd(), byte)?;
-        let kept = Kept::new(fd)?;
+        let fd = file.reopen().map_err(io("opening the session's witness"))?;
+        byte_lock::lock_for_reading(fd.as_fd(), byte)
+            .map_err(io("locking the session's witness"))?;
+        let kept = Kept::new(fd).map_err(io("keeping the session's witness"))?;
         Ok(Self { kept, byte })
     }
 }
@@ -429,7 +430,7 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
 /// The sessions' bytes, through an open file description that has none of them yet.
 struct ByteLocks<'a>(BorrowedFd<'a>);
 
-impl Witnesses for ByteLocks<'_> {
+impl Kernel for ByteLocks<'_> {
     type Error = io::Error;
 
     fn is_held(&self, session: u32) -> io::Result<bool> {
@@ -473,7 +474,12 @@ fn wait_for_turn(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 impl Shared {
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
-        self.witness.as_ref()?.kept.borrow()
+        let witness = self.witness.as_ref()?;
+        let fd = witness.kept.borrow()?;
+        // Where a stranger has closed it, its number may have come to be of another descriptor of
+        // the very table: whichever is handed out has the byte locked.
+        byte_lock::lock_for_reading(fd, witness.byte).ok()?;
+        Some(fd)
     }
 
     pub(crate) fn record(&self) -> &SessionRecord {
@@ -683,24 +689,34 @@ impl Shared {
             self.record().close();
         }
         // Who has inherited the witness of a session that is over is in nobody's way.
-        if let (Some(fd), Some(witness)) = (self.witness(), &self.witness) {
-            let _ = byte_lock::unlock(fd, witness.byte);
+        if let Some(Witness { kept, byte }) = &self.witness
+            && let Some(fd) = kept.borrow()
+        {
+            let _ = byte_lock::unlock(fd, *byte);
         }
     }
 
     /// Takes the session out of its own hands, into those of whoever opens its table, if it lingers.
     /// Waits for one whose last handle is being dropped just now.
     fn take_lingering(&self) -> Option<Arc<Self>> {
-        /// Some instructions of a thread that may have lost its processor among them.
-        const MOST_LOOKS: u32 = 1000;
-        for _ in 0..MOST_LOOKS {
+        /// Some instructions of a thread that may have lost its processor among them: a second was
+        /// seen on a busy machine.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let begun_ns = clock::now_ns();
+        loop {
             let taken = lock(&self.lingering).take();
             if taken.is_some() || self.stopping.load(ord(Site::Wake)) == 1 {
                 return taken;
             }
-            thread::yield_now();
+            let waited_ns = clock::now_ns() - begun_ns;
+            if waited_ns > nanos(PATIENCE) {
+                return None;
+            }
+            match waited_ns < 100_000 {
+                true => thread::yield_now(),
+                false => thread::sleep(Duration::from_micros(50)),
+            }
         }
-        None
     }
 
     /// Whether it goes on without handles.
@@ -846,6 +862,7 @@ mod tests {
     use nix::sys::signal::{SigSet, Signal};
     use rustix::io::Errno;
     use std::fs;
+    use std::os::fd::AsRawFd;
     use std::path::Path;
     use std::sync::mpsc;
     use tracing::{Event, Metadata, Subscriber, span};
@@ -1192,7 +1209,7 @@ mod tests {
         let options = LockTable::options().sessions(1).share_witness(true);
         let table = options.open(&path).unwrap();
         let asker = fs::File::open(&path).unwrap();
-        let is_locked = || byte_lock::is_any_locked(asker.as_fd()).unwrap();
+        let is_locked = || byte_lock::is_any_locked(asker.as_fd(), 1).unwrap();
         let inherited = table.witness().unwrap().try_clone_to_owned().unwrap();
         assert!(is_locked());
         drop(table);
@@ -1260,7 +1277,6 @@ mod tests {
         let path = dir.path().join("t");
         let options = LockTable::options().share_witness(true);
         let table = options.open(&path).unwrap();
-        let before = fs::read(&path).unwrap();
         let witness = table.witness().unwrap();
         assert_eq!(rustix::io::write(witness, b"a log line"), Err(Errno::BADF));
         assert_eq!(
@@ -1273,9 +1289,40 @@ mod tests {
         // Nor can it be locked so that somebody is kept out.
         let byte = byte_lock::session_byte(0);
         assert!(byte_lock::try_lock(witness, byte).is_err());
-        // But for the time of the last heartbeat nothing has changed.
-        let after = fs::read(&path).unwrap();
-        assert_eq!(before.len(), after.len());
+    }
+
+    /// It was handed on as a witness, and locked nothing: a job that had it ran on while its lock was
+    /// granted to another.
+    #[test]
+    fn whatever_has_come_by_the_number_of_a_witness_is_handed_out_with_its_byte_locked_or_not_at_all()
+     {
+        let _watchdog = Watchdog::start();
+        Child::fork(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t");
+            let options = LockTable::options().share_witness(true);
+            let table = options.open(&path).unwrap();
+            let asker = fs::File::open(&path).unwrap();
+            let lock = table.lock("job").unwrap();
+            let byte = lock.session().witness.as_ref().unwrap().byte;
+            let is_locked = || byte_lock::is_locked_at_all(asker.as_fd(), byte).unwrap();
+            assert!(is_locked());
+            let number = table.witness().unwrap().as_raw_fd();
+            let comes_by_it = |file: &fs::File| {
+                // SAFETY:
+                // - what has the number is the library's, which is to notice.
+                assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
+            };
+            let anothers = tempfile::tempfile().unwrap();
+            comes_by_it(&anothers);
+            assert!(!is_locked());
+            assert!(table.witness().is_none());
+            comes_by_it(&fs::File::open(&path).unwrap());
+            assert!(!is_locked());
+            assert_eq!(table.witness().unwrap().as_raw_fd(), number);
+            assert!(is_locked());
+        })
+        .join();
     }
 
     /// Its lock is of another byte: the record's next session, which may share one, too, would

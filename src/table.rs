@@ -84,8 +84,10 @@ impl Options {
     /// The permission bits of a new table's file, whatever the umask: `0o600` by default.
     /// Every user of a table needs to read and write it. Others must not be able to write to
     /// it, and should not be able to read it: by read locks on its bytes, whoever can read the
-    /// file can block a reset, keep the records of dead sessions from new ones, and have a session
-    /// that has shared its [`witness`](LockTable::witness) look alive until its lease is over.
+    /// file can block a reset, keep others from attaching, and have a dead session that had shared
+    /// its [`witness`](LockTable::witness) look alive: its locks are held until its lease is over,
+    /// its record for as long as that goes on. By sleeping on its words, a reader can take wakes
+    /// that were meant for others, who look again a poll later.
     pub const fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -267,7 +269,7 @@ fn reset_locked(file: &TableFile, mapping: &Mapping, boot: [u8; 16]) -> Result<R
     if header.boot_id() == boot {
         return Ok(Reset::ByAnother);
     }
-    let held = byte_lock::is_any_locked(file.as_fd())
+    let held = byte_lock::is_any_locked(file.as_fd(), file.geometry().sessions)
         .map_err(io_error(file.path(), "asking for sessions of the table"))?;
     if held {
         let path = file.path().to_path_buf();
@@ -450,9 +452,11 @@ impl LockTable {
     /// session from counting as dead: its locks are not granted to others while any
     /// process of the job lives, as with flock(1). It still expires with its keeper.
     ///
-    /// It is open for reading alone: a child that goes on as another user can write to the table
-    /// by it no more than that user could otherwise. It can read names and notes, and lock bytes
-    /// as any reader can (see [`Options::mode`]).
+    /// It is open for reading alone: a child that goes on as another user can read names and notes
+    /// by it, and do what any reader can (see [`Options::mode`]). To write it has to open the file
+    /// anew, which the file's own mode decides, whatever the directories above it.
+    ///
+    /// `None` also where something in this process has closed it.
     ///
     /// A child that is forked and does not exec has it, too, until it drops its handles of this
     /// table. Where the parent had none by then (a guard was forgotten), until it opens a table
@@ -469,6 +473,28 @@ mod tests {
     use crate::os::testing::{Child, SharedPage, Watchdog, spawn_in_child, until};
     use crate::sync::Ordering;
     use std::mem;
+
+    /// A job of a session that is over by now, or dead, may still run.
+    #[test]
+    fn who_has_a_witness_keeps_a_table_from_being_reset() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        LockTable::options().sessions(2).create(&path).unwrap();
+        outdate(&path);
+        let witness = std::fs::File::open(&path).unwrap();
+        let byte = byte_lock::witness_byte(1, 7);
+        byte_lock::lock_for_reading(witness.as_fd(), byte).unwrap();
+        let refused = LockTable::open(&path).map(drop);
+        assert!(
+            matches!(refused, Err(OpenError::ResetBlocked { .. })),
+            "{refused:?}"
+        );
+        let inspector = crate::Inspector::open(&path).unwrap();
+        assert!(inspector.checkup().unwrap().is_reset_blocked);
+        drop(witness);
+        assert!(!inspector.checkup().unwrap().is_reset_blocked);
+        LockTable::open(&path).unwrap();
+    }
 
     /// Makes the table one of an earlier boot.
     fn outdate(path: &Path) {

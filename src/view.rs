@@ -15,7 +15,7 @@ use crate::os::process::Threads;
 use crate::os::{certificate, clock, futex, process};
 use crate::protocol::names::{Key, NameRecord, Names, NamingWords};
 use crate::protocol::ordering::Site;
-use crate::protocol::reclaim::{self, Witnesses};
+use crate::protocol::reclaim::{self, Kernel};
 use crate::protocol::session::{Credentials, LifeSign, SessionRecord, SessionView};
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait::Wake;
@@ -50,7 +50,7 @@ pub(crate) struct NoAnswer;
 
 /// A session's byte is locked for as long as it is mapped, to the end of its address space at the
 /// latest; its witness for as long as any process has the descriptor.
-impl Witnesses for Probe {
+impl Kernel for Probe {
     type Error = NoAnswer;
 
     fn is_held(&self, session: u32) -> Result<bool, NoAnswer> {

@@ -393,8 +393,8 @@ pub const PLANTED: &[Bug] = &[
         story: "Who finds a session's byte free asks nobody after its witness.",
         world: "wide",
         file: "reclaim.rs",
-        right: &["(record.has_shared(life) && witnesses"],
-        wrong: &["(false && witnesses"],
+        right: &["(record.has_shared(life) && kernel"],
+        wrong: &["(false && kernel"],
         scenarios: &["sessions"],
     },
     Bug {

@@ -34,9 +34,6 @@ pub(crate) const COLLECT_BYTE: u64 = FIRST_BYTE + 1;
 /// Sessions' bytes begin here; the bytes between are left for other purposes.
 const FIRST_SESSION_BYTE: u64 = FIRST_BYTE + 4096;
 
-/// Sessions' bytes and those of their witnesses, with nothing between them that is ever locked.
-const SESSIONS_BYTES: u64 = FIRST_WITNESS_BYTE + WITNESS_BYTES - FIRST_SESSION_BYTE;
-
 /// Witnesses' bytes begin here.
 const FIRST_WITNESS_BYTE: u64 = FIRST_BYTE + (1 << 61);
 
@@ -84,14 +81,16 @@ pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether any other open file description than this has a byte of a session's or of a witness's.
-/// Reading is access enough to ask.
+/// Whether any other open file description than this has the byte of one of so many sessions, or
+/// of a witness. Reading is access enough to ask.
 ///
 /// # Errors
 ///
 /// When the kernel refuses; nothing may be concluded then.
-pub(crate) fn is_any_locked(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(lock_against(fd, libc::F_WRLCK, FIRST_SESSION_BYTE, SESSIONS_BYTES)?.is_some())
+pub(crate) fn is_any_locked(fd: BorrowedFd<'_>, sessions: u32) -> io::Result<bool> {
+    let first_of = |first, len| lock_against(fd, libc::F_WRLCK, first, len);
+    Ok(first_of(FIRST_SESSION_BYTE, sessions.into())?.is_some()
+        || first_of(FIRST_WITNESS_BYTE, WITNESS_BYTES)?.is_some())
 }
 
 /// Whether any other open file description than this has the byte, for whatever.
@@ -149,7 +148,7 @@ fn lock_against(
 /// A lock that somebody has on a byte of the table file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ByteLock {
-    /// Whether it is of the kind that is taken here: exclusive, and an open file description's.
+    /// Whether it is of the kind that sessions have: exclusive, and an open file description's.
     pub(crate) is_ours: bool,
     /// The process that has it, if it is a process's, and of this PID namespace.
     pub(crate) pid: Option<u32>,
@@ -229,9 +228,10 @@ impl Probe {
         self.ask(|kept| kept.ask(|fd| is_locked_at_all(fd, byte).ok()))
     }
 
-    /// Whether a byte of a session's or of a witness's is locked; `None` if that could not be asked.
-    pub(crate) fn is_any_locked(&self) -> Option<bool> {
-        self.ask(|kept| kept.ask(|fd| is_any_locked(fd).ok()))
+    /// Whether the byte of one of so many sessions, or of a witness, is locked; `None` if that could
+    /// not be asked.
+    pub(crate) fn is_any_locked(&self, sessions: u32) -> Option<bool> {
+        self.ask(|kept| kept.ask(|fd| is_any_locked(fd, sessions).ok()))
     }
 
     /// The lock that another has on the byte; `None` if it could not be asked.
@@ -385,16 +385,18 @@ mod tests {
             (RESET_BYTE, false),
             (COLLECT_BYTE, false),
             (session_byte(0), true),
-            (session_byte(4087), true),
+            (session_byte(6), true),
+            (session_byte(7), false),
+            (first - 1, false),
             (first, true),
             (last, true),
             (last + 1, false),
         ] {
             let holder = table.open();
             lock_for_reading(holder.as_fd(), byte).unwrap();
-            assert_eq!(probe.is_any_locked(), Some(is_any), "{byte:x}");
+            assert_eq!(probe.is_any_locked(7), Some(is_any), "{byte:x}");
         }
-        assert_eq!(probe.is_any_locked(), Some(false));
+        assert_eq!(probe.is_any_locked(7), Some(false));
     }
 
     #[test]

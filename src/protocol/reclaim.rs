@@ -18,7 +18,7 @@ pub const RESET_TOKENS: u64 = 1 << 40;
 /// Who lives, by the kernel's word: each session has its byte to itself, from before it opens
 /// its record until nothing of its process can act any more. Its witness, if it shares one, is
 /// locked from before it opens its record, too, until nobody is left who has it.
-pub trait Witnesses {
+pub trait Kernel {
     /// Why the kernel could not be asked.
     type Error;
 
@@ -38,7 +38,7 @@ pub trait Witnesses {
 }
 
 /// The sessions' bytes, to be taken.
-pub trait Bytes: Witnesses {
+pub trait Bytes: Kernel {
     /// Takes the byte; false if somebody else has it.
     ///
     /// # Errors
@@ -71,14 +71,14 @@ pub trait Bytes: Witnesses {
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn lives<W: Witnesses>(
+pub fn lives<K: Kernel>(
     record: &SessionRecord,
     session: u32,
     life: &LifeSign,
-    witnesses: &W,
-) -> Result<bool, W::Error> {
-    Ok(witnesses.is_held(session)?
-        || (record.has_shared(life) && witnesses.is_witnessed(session, life.incarnation())?))
+    kernel: &K,
+) -> Result<bool, K::Error> {
+    Ok(kernel.is_held(session)?
+        || (record.has_shared(life) && kernel.is_witnessed(session, life.incarnation())?))
 }
 
 /// Takes the byte of a record that was closed or never used, so that no slot names it; `None`
@@ -268,7 +268,7 @@ mod tests {
         before_locking: Cell<fn(&Table)>,
     }
 
-    impl Witnesses for Table {
+    impl Kernel for Table {
         type Error = Infallible;
 
         fn is_held(&self, session: u32) -> Result<bool, Infallible> {
@@ -430,7 +430,11 @@ mod tests {
         let life = table.records[RECORD].life_sign();
         let inherited = (RECORD as u32, life.incarnation());
         table.witnessed.borrow_mut().push(inherited);
-        table.records[RECORD].close();
+        let record = &table.records[RECORD];
+        assert_eq!(lives(record, RECORD as u32, &life, &table), Ok(true));
+        record.close();
+        let over = record.life_sign();
+        assert_eq!(lives(record, RECORD as u32, &over, &table), Ok(false));
         assert_eq!(table.claim(), Some(1));
     }
 

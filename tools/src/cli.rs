@@ -39,7 +39,7 @@ that it ends in.
 
 What proves that the job lives is a descriptor of the table, which the command inherits. It
 is open for reading alone: a command that goes on as another user can read names and notes
-by it, and change nothing.
+by it, and write to the table only if the mode of its file lets that user.
 
 Where all sessions of the table are in use, by holders and waiters, it waits for one as for
 the lock; with -n, once -w is over, or inside of a job of another `caslock run`, it exits with

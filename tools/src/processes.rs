@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use caslock::SessionInfo;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -172,6 +173,19 @@ fn shown_in_maps(path: &Path) -> Vec<u8> {
         .iter()
         .flat_map(escape)
         .collect()
+}
+
+/// The bytes of the table that keep a session alive while they are locked.
+pub(crate) fn bytes_of(session: &SessionInfo) -> impl Iterator<Item = u64> + use<> {
+    let own = caslock::session_byte(session.session);
+    session.witness_byte.into_iter().chain([own])
+}
+
+/// The processes, this one aside, with a descriptor of the table by which any byte is locked that
+/// may be a session's.
+pub(crate) fn lockers(table: &Metadata) -> Vec<Process> {
+    let first = caslock::session_byte(0);
+    those_with_lock(table, |lock| *lock.bytes.end() >= first)
 }
 
 /// The processes, this one aside, with a descriptor of the table by which any of these bytes is

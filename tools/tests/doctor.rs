@@ -416,7 +416,7 @@ fn sessions_that_what_the_dead_have_started_keeps_are_told_with_who_that_is() {
     assert_eq!(outcome.code(), 1, "{outcome:?}");
     let line = line(&outcome, "sessions");
     assert!(
-        line.starts_with("FAIL ") && line.contains(" (2 of them only because of processes "),
+        line.starts_with("FAIL ") && line.contains(" (2 of them kept alive by processes "),
         "{line}"
     );
     for orphan in &orphans {
@@ -474,8 +474,12 @@ fn locks_that_caslock_has_not_taken_fail_with_who_has_them() {
     fcntl(&table, FcntlArg::F_OFD_SETLK(&exclusive)).expect("it is locked");
     let outcome = sandbox.run(&["doctor"]);
     let sessions = line(&outcome, "sessions");
+    let kept = format!(
+        "3 of 3 in use (3 of them kept alive by process {} (",
+        std::process::id()
+    );
     assert!(
-        sessions.starts_with("FAIL ") && sessions.contains("3 of 3 in use"),
+        sessions.starts_with("FAIL ") && sessions.contains(&kept),
         "{sessions}"
     );
 }
@@ -555,7 +559,7 @@ fn a_name_that_the_index_does_not_lead_to_fails() {
 #[test]
 fn a_table_of_another_boot_that_is_in_use_fails() {
     let sandbox = Sandbox::new();
-    let _holder = sandbox.hold("job");
+    let holder = sandbox.hold("job");
     outdate(&sandbox);
     assert_eq!(sandbox.run(&["run", "other", "--", "true"]).code(), 125);
     let outcome = sandbox.run(&["doctor"]);
@@ -565,6 +569,9 @@ fn a_table_of_another_boot_that_is_in_use_fails() {
         line.starts_with("FAIL ") && line.contains("stop the processes"),
         "{line}"
     );
+    // Its session might be over, and that live on.
+    let command = format!(" {} (", holder.command.pid);
+    assert!(line.contains(&command), "{line}");
 }
 
 /// Where nothing can be read under /proc, nothing follows from that: it said that the table

@@ -8,7 +8,7 @@ use std::slice;
 use std::sync::Arc;
 
 use super::super::model::{Actor, Judge, Sleep, World, act, finish};
-use super::super::protocol::reclaim::{Bytes, Witnesses, claim, collect, lives};
+use super::super::protocol::reclaim::{Bytes, Kernel, claim, collect, lives};
 use super::super::protocol::session::{Credentials, LifeSign, SessionRecord, Watch};
 use super::super::protocol::slot::Grant;
 use super::super::protocol::word::{Owner, Queue, Vacancy};
@@ -129,7 +129,7 @@ impl Table {
 }
 
 /// The kernel, asked by whoever is no session yet.
-impl Witnesses for World {
+impl Kernel for World {
     type Error = Infallible;
 
     fn is_held(&self, session: u32) -> Result<bool, Infallible> {

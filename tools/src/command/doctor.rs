@@ -294,12 +294,18 @@ fn boot(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
             ),
         )
     } else if seen.checkup.is_reset_blocked {
+        // Of those that use it only what they have started shows.
+        let lockers = fs::symlink_metadata(seen.path).map(|table| processes::lockers(&table));
+        let others = match lockers.as_deref() {
+            Ok([]) | Err(_) => String::new(),
+            Ok(lockers) => format!(" and {}", processes::named(lockers)),
+        };
         report.fail(
             "boot",
             format_args!(
                 "written under another boot, and sessions in it are held, so nobody can reset it \
-                 and use it from here; stop the processes that use it (caslock {}sessions), or, \
-                 if one of you is in a container with a boot id of its own \
+                 and use it from here; stop the processes that use it (caslock {}sessions){others}, \
+                 or, if one of you is in a container with a boot id of its own \
                  (/proc/sys/kernel/random/boot_id), let all have the same",
                 seen.flag
             ),

@@ -37,8 +37,8 @@ pub(super) fn strangers(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> 
         "strangers",
         format_args!(
             "{} of {} sessions are locked by {who}, and not by caslock (fcntl(2), on the file): \
-             none of them can be used, and where such a lock is exclusive, or was one of a job's, who \
-             has died seems to live; {remedy}",
+             none of them can be used, and where such a lock is exclusive, who has died seems to \
+             live; {remedy}",
             sessions.len(),
             seen.snapshot.table.sessions
         ),
@@ -82,26 +82,25 @@ fn strays<'a>(seen: &Seen<'a>) -> impl Iterator<Item = &'a Stray> {
     seen.checkup.strays.iter()
 }
 
-/// What there is to add, of sessions that no process of their own uses any more, but what such
-/// have started: it has inherited the witness, or the descriptor that the table was opened by.
+/// What there is to add, of sessions that no process of their own uses any more, but that others
+/// have locked: those that have inherited their witness, as a rule.
 fn kept(seen: &Seen<'_>) -> String {
     let Ok(table) = fs::symlink_metadata(seen.path) else {
         return String::new();
     };
-    let ended = strays(seen).filter(|stray| !stray.is_foreign);
-    let ended: Vec<_> = ended
-        .map(|stray| caslock::session_byte(stray.session))
-        .collect();
     let kept = kept_by_offspring(seen.path, &seen.snapshot.sessions);
-    let count = kept.len() + ended.len();
+    let unattached = strays(seen).filter(|stray| !stray.is_foreign);
+    let unattached: Vec<_> = unattached.map(|stray| stray.session).collect();
+    let count = kept.len() + unattached.len();
     if count == 0 || !seen.snapshot.table.in_place {
         return String::new();
     }
-    let witnesses = kept.iter().filter_map(|session| session.witness_byte);
-    let keepers = processes::keepers(&table, &witnesses.chain(ended).collect::<Vec<_>>());
+    let unattached = unattached.into_iter().map(caslock::session_byte);
+    let bytes = kept.into_iter().flat_map(processes::bytes_of);
+    let keepers = processes::keepers(&table, &bytes.chain(unattached).collect::<Vec<_>>());
     let who = match &keepers[..] {
         [] => "processes that cannot be seen from here".to_owned(),
         _ => processes::named(&keepers),
     };
-    format!(" ({count} of them only because of {who}, started by processes that are gone)")
+    format!(" ({count} of them kept alive by {who}, their own processes being gone)")
 }

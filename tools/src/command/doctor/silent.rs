@@ -32,7 +32,10 @@ impl Silent {
         let session = session.filter(|_| seen.snapshot.table.in_place);
         match (fs::symlink_metadata(seen.path), session) {
             (Ok(table), Some(session)) if processes::is_gone(holder.pid, &table) => Self::Gone {
-                keepers: processes::keepers(&table, session.witness_byte.as_slice()),
+                keepers: processes::keepers(
+                    &table,
+                    &processes::bytes_of(session).collect::<Vec<_>>(),
+                ),
             },
             (Ok(_), Some(_)) => Self::Here { pid: holder.pid },
             _ => Self::Elsewhere,
@@ -63,16 +66,13 @@ impl fmt::Display for Silent {
         };
         f.write_str("; that process is gone, but its session is kept alive by ")?;
         match &keepers[..] {
-            [] => {
-                f.write_str("one that cannot be seen from here and has its descriptor of the table")
-            }
+            [] => f.write_str(
+                "one that cannot be seen from here and has its byte of the table locked",
+            ),
             _ => {
                 let have = if keepers.len() == 1 { "has" } else { "have" };
-                write!(
-                    f,
-                    "{}, which {have} its descriptor of the table",
-                    processes::named(keepers)
-                )
+                let who = processes::named(keepers);
+                write!(f, "{who}, which {have} its byte of the table locked")
             }
         }
     }
