@@ -60,8 +60,8 @@ pub const BUGS: &[Bug] = &[
             // Its own descriptor it would have to keep; the stray close is another's.
             Edit {
                 file: "src/session.rs",
-                right: "                drop(file);\n",
-                wrong: "                std::mem::forget(file.into_fd());\n",
+                right: "        drop(file);\n        match view.probe",
+                wrong: "        std::mem::forget(file);\n        match view.probe",
             },
         ],
         catchers: &[
