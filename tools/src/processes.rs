@@ -328,6 +328,9 @@ mod tests {
         let lock = locks.next().expect(&info);
         assert!(!lock.is_ours && lock.is_on_any(&[byte]), "{info}");
         assert!(!lock.is_on_any(&[byte + 1]), "{info}");
+        // Whoever else has locked its own keeps it alive as well.
+        let own = caslock::session_byte(seen.sessions[0].session);
+        assert!(bytes_of(&seen.sessions[0]).eq([byte, own]));
     }
 
     #[test]
