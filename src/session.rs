@@ -959,15 +959,20 @@ mod tests {
         let path = dir.path().join("t");
         LockTable::options().sessions(2).create(&path).unwrap();
         let table = LockTable::open(&path).unwrap();
+        die_holding_job(&path);
+        (dir, table)
+    }
+
+    /// A process that shares a witness takes the lock of "job", and ends.
+    fn die_holding_job(path: &Path) {
         Child::fork(|| {
             let options = LockTable::options().share_witness(true);
-            let table = options.open(&path).unwrap();
+            let table = options.open(path).unwrap();
             let lock = table.lock("job").unwrap();
             std::mem::forget(lock.acquire().unwrap());
             std::mem::forget((lock, table));
         })
         .join();
-        (dir, table)
     }
 
     /// Somebody who may only read the table has this byte locked.
@@ -1330,29 +1335,18 @@ mod tests {
     #[test]
     fn who_still_has_the_witness_of_a_session_before_is_no_witness_of_the_next() {
         let _watchdog = Watchdog::start();
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, table) = left_by_the_dead();
         let path = dir.path().join("t");
-        let options = LockTable::options().sessions(2).share_witness(true);
-        let asker = LockTable::options().sessions(2).open(&path).unwrap();
-        let lock = asker.lock("job").unwrap();
-        let dies_with_it = || {
-            Child::fork(|| {
-                let table = options.clone().open(&path).unwrap();
-                let lock = table.lock("job").unwrap();
-                std::mem::forget(lock.acquire().unwrap());
-                std::mem::forget((lock, table));
-            })
-        };
-        dies_with_it().join();
+        let lock = table.lock("job").unwrap();
         // As if one that it has started lived on, and another session had come into its record.
         let record = |session| lock.session().view.record(session).unwrap();
         let before = byte_lock::witness_byte(1, record(1).life_sign().incarnation());
         let witness = locked_by_a_reader(&path, before);
         let holder = lock.holder().unwrap().unwrap();
         assert_ne!(holder.liveness, Liveness::Dead);
-        asker.force_release("job", holder.token).unwrap();
+        table.force_release("job", holder.token).unwrap();
         record(1).close();
-        dies_with_it().join();
+        die_holding_job(&path);
         assert_ne!(
             byte_lock::witness_byte(1, record(1).life_sign().incarnation()),
             before

@@ -59,6 +59,11 @@ pub struct Credentials {
 
 const SHARES_WITNESS: u64 = 1 << 32;
 
+/// The state of the session that comes after one that left `state`: active, the next incarnation.
+const fn next_state(state: u64) -> u64 {
+    (state | 1).wrapping_add(2)
+}
+
 /// One thread, in an entry of those that wait.
 const ONE_WAITER: u64 = 1 << 32;
 
@@ -172,7 +177,7 @@ impl SessionRecord {
     /// The incarnation of the session that the holder of the byte is about to open.
     #[must_use]
     pub fn next_incarnation(&self) -> u64 {
-        (self.state.load(ord(Site::RecordRead)) >> 1).wrapping_add(1) & (u64::MAX >> 1)
+        next_state(self.state.load(ord(Site::RecordRead))) >> 1
     }
 
     /// `clean,n -> active,n+1`, by the holder of the byte, after the sweep if one was due.
@@ -203,8 +208,7 @@ impl SessionRecord {
         let beat = self.beat.load(Ordering::Relaxed);
         self.beat.swap(next_session(beat), Ordering::Relaxed);
         let state = self.state.load(Ordering::Relaxed);
-        self.state
-            .swap((state | 1).wrapping_add(2), ord(Site::Record));
+        self.state.swap(next_state(state), ord(Site::Record));
     }
 
     /// `active,n -> clean,n`: no slot names this session any more.
