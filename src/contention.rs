@@ -6,6 +6,7 @@
 //! mistakes.
 
 use std::cell::Cell;
+use std::ops::RangeInclusive;
 
 use crate::os::clock;
 use crate::protocol::names::SLOT_BITS;
@@ -59,8 +60,8 @@ fn is_over_slot(packed: u64, slot: u32) -> bool {
 /// one of, in square microseconds: two processes have turns of 600 us, eight of 300, 32 of 150.
 ///
 /// A turn costs a handover, and makes the others wait for a round. The sum of both costs is
-/// least where turn times round is constant. So all who go by the round come to the same turns;
-/// by its wait alone, one of two could keep the longer ones.
+/// least where turn times round is constant. So all who go by the round come to the same turns,
+/// but for their [`RELATIVE_PACES`]; by its wait alone, one of two could keep the longer ones.
 const TURN_BY_ROUND: u64 = 720_000;
 
 /// How long a turn is before a round has been seen.
@@ -69,11 +70,21 @@ const FIRST_TURN_US: u64 = 300;
 /// The shortest turn: a handover is to be a small part of it.
 const LEAST_TURN_US: u64 = 100;
 
-/// The longest turn.
+/// The longest turn, of a process as fast as the others.
 const MOST_TURN_US: u64 = 600;
 
 /// What takes longer is no round: the thread was away.
 const MOST_ROUND_US: u64 = 1_000_000;
+
+/// The relative pace of a process that has as many grants in a turn as the others have.
+const EVEN: u64 = 1_024;
+
+/// Which relative paces are made up for by the length of turns, for all to get as many grants:
+/// processors that a host shares out, or that are not of one kind, differ by about as much.
+///
+/// What differs by more is the length of sections, and who has longer ones is not to have the
+/// lock for longer, too.
+const RELATIVE_PACES: RangeInclusive<u64> = EVEN * 4 / 5..=EVEN * 5 / 4;
 
 /// How many grants lie between two looks at the clock by a process that barges in, at most; a
 /// power of two. A look takes as long as an empty section.
@@ -96,8 +107,14 @@ struct Turn {
     unlooked: AtomicU64,
     /// When the turn began that the next round is counted from, likewise; also after its end.
     last: AtomicU64,
+    /// A word with the generation of that turn's first grant.
+    last_first: AtomicU64,
     /// The thread that began that one.
     by: AtomicU64,
+    /// How many grants a second the turn had that ended last; 0: none has since that one began.
+    pace: AtomicU64,
+    /// The pace of this process's turns over that of whole rounds, in parts of [`EVEN`].
+    relative_pace: AtomicU64,
     /// How long turns are; 0: not known.
     length_us: AtomicU64,
 }
@@ -122,16 +139,19 @@ impl Turns {
         let round_us = Self::microseconds_between(last, entry);
         let is_known = is_over_slot(last, slot) && last != u64::from(slot);
         let length_us = if !is_known || round_us > MOST_ROUND_US {
+            turn.relative_pace.store(EVEN, Ordering::Relaxed);
             FIRST_TURN_US
         } else if turn.by.load(Ordering::Relaxed) == this_thread() {
             let length_us = TURN_BY_ROUND / round_us.max(1);
-            length_us.clamp(LEAST_TURN_US, MOST_TURN_US)
+            let length_us = length_us.clamp(LEAST_TURN_US, MOST_TURN_US);
+            length_us * EVEN / turn.next_relative_pace(grant, round_us)
         } else {
             // A round is from one turn of a thread to its next: who has several threads here has
             // as many turns in it, and not longer ones as well.
             return;
         };
         turn.last.store(entry, Ordering::Relaxed);
+        turn.last_first.store(grant.bits(), Ordering::Relaxed);
         turn.by.store(this_thread(), Ordering::Relaxed);
         turn.length_us.store(length_us, Ordering::Relaxed);
     }
@@ -196,16 +216,39 @@ impl Turns {
         let took_us = Self::microseconds_between(begun, Self::entry(slot, now_ns()));
         let length_us = turn.length_us.load(Ordering::Relaxed);
         let left_us = length_us.saturating_sub(took_us);
-        if left_us == 0 {
-            return true;
-        }
         let first = OwnerWord::from_bits(turn.first.load(Ordering::Relaxed));
         let grants = grant.generations_since(first) + 1;
+        if left_us == 0 {
+            turn.pace.store(pace(grants, took_us), Ordering::Relaxed);
+            return true;
+        }
         let grants_left = left_us * grants / took_us.max(1);
         let until_look = 1_u64 << grants_left.clamp(1, MOST_GRANTS_A_LOOK).ilog2();
         turn.unlooked.store(until_look - 1, Ordering::Relaxed);
         false
     }
+}
+
+impl Turn {
+    /// Learns from a round, which is over with `grant`, how much faster this process's turns are.
+    fn next_relative_pace(&self, grant: OwnerWord, round_us: u64) -> u64 {
+        let first = OwnerWord::from_bits(self.last_first.load(Ordering::Relaxed));
+        let of_all = pace(grant.generations_since(first), round_us);
+        let own = self.pace.swap(0, Ordering::Relaxed);
+        let was = self.relative_pace.load(Ordering::Relaxed);
+        let next = match (EVEN * own).checked_div(of_all) {
+            Some(seen) if own != 0 => step(was, seen, 16, 16),
+            _ => was,
+        };
+        let next = next.clamp(*RELATIVE_PACES.start(), *RELATIVE_PACES.end());
+        self.relative_pace.store(next, Ordering::Relaxed);
+        next
+    }
+}
+
+/// Grants a second.
+fn pace(grants: u64, took_us: u64) -> u64 {
+    1_000_000 * grants / took_us.max(1)
 }
 
 /// How often a newcomer pauses before it sleeps, at most.
@@ -664,15 +707,67 @@ mod tests {
         turns.begin(3, word(5), 10_000_000);
         assert!(!is_over(10, 10_299) && is_over(11, 10_300));
         turns.end(3);
-        // The round took 4.8 ms.
-        turns.begin(3, word(50), 14_800_000);
-        assert!(!is_over(60, 14_949) && is_over(61, 14_950));
+        // The round took 4.8 ms, and the grants came as fast in it as in the turn.
+        turns.begin(3, word(117), 14_800_000);
+        assert!(!is_over(119, 14_949) && is_over(120, 14_950));
         // Overtaken, and back: the turn begins anew, and is as long.
-        turns.begin(3, word(70), 14_960_000);
-        assert!(!is_over(71, 15_109) && is_over(72, 15_110));
+        turns.begin(3, word(125), 14_960_000);
+        assert!(!is_over(126, 15_109) && is_over(127, 15_110));
         turns.end(3);
-        turns.begin(3, word(90), 19_600_000);
-        assert!(!is_over(91, 19_749) && is_over(92, 19_750));
+        turns.begin(3, word(213), 19_600_000);
+        assert!(!is_over(214, 19_749) && is_over(215, 19_750));
+    }
+
+    /// The grants that processes get in rounds of turns, each of which takes so many nanoseconds:
+    /// in the last of 30 rounds, with their turns' lengths.
+    fn shares(grants_ns: &[u64]) -> Vec<(u64, u64)> {
+        let all: Vec<_> = grants_ns.iter().map(|_| Turns::default()).collect();
+        let (mut generation, mut now_ns) = (5, 1_000_000);
+        let mut turn = |turns: &Turns, grant_ns| {
+            let first = generation;
+            turns.begin(3, OwnerWord::released_at(generation), now_ns);
+            loop {
+                now_ns += grant_ns;
+                let grant = OwnerWord::released_at(generation);
+                generation += 1;
+                if turns.is_over(3, grant, Queue::Heir, || now_ns) {
+                    break;
+                }
+            }
+            turns.end(3);
+            now_ns += 5_000;
+            (generation - first, turns.length_ns(3) / 1_000)
+        };
+        let mut round = || {
+            let turns = all.iter().zip(grants_ns);
+            turns.map(|(turns, &ns)| turn(turns, ns)).collect()
+        };
+        (0..29).for_each(|_| drop::<Vec<_>>(round()));
+        round()
+    }
+
+    #[test]
+    fn a_slower_processor_is_made_up_for_by_longer_turns() {
+        let difference = |shares: &[(u64, u64)]| {
+            let grants = shares.iter().map(|share| share.0);
+            grants.clone().min().unwrap() as f64 / grants.max().unwrap() as f64
+        };
+        for slow_ns in [120, 140, 150] {
+            let grants_ns: Vec<_> = (0..16).map(|index| [100, slow_ns][index % 2]).collect();
+            let found = shares(&grants_ns);
+            assert!(difference(&found) > 0.9, "{slow_ns}: {found:?}");
+            // The round is no longer for it.
+            let lengths_us = found.iter().map(|share| share.1);
+            let mean_us = lengths_us.sum::<u64>() / 16;
+            assert!((195..=215).contains(&mean_us), "{slow_ns}: {found:?}");
+        }
+        // Who has longer sections has the lock for longer by no more than the slowest.
+        let found = shares(&[200, 200, 200, 20_000]);
+        let (brief_us, long_us) = (found[0].1, found[3].1);
+        assert!(
+            long_us > brief_us && 16 * long_us <= 26 * brief_us,
+            "{found:?}"
+        );
     }
 
     #[test]
