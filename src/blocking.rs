@@ -4,7 +4,7 @@
 use std::mem;
 use std::time::Duration;
 
-use crate::contention::begin_stint;
+use crate::contention::stint;
 use crate::holder::Holder;
 use crate::os::fork::Gate;
 use crate::os::futex::{self, Ended};
@@ -291,7 +291,7 @@ impl<'a> Blocking<'a> {
             self.learn(word, now_ns);
         }
         if self.has_slept {
-            begin_stint();
+            stint::begin();
         }
         if self.spins > 0 {
             let spins = &self.session.contention.spins;
@@ -881,7 +881,6 @@ impl Waiting for Blocking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contention::stints;
     use crate::os::testing::{Watchdog, while_interrupted};
     use crate::policy::Reclaim;
     use crate::table::LockTable;
@@ -1356,13 +1355,13 @@ mod tests {
             let (session, place) = (before.session, before.place);
             let (word, [held, _]) = (AtomicU32::new(0), words(0));
             for (expected, has_slept) in [(1, false), (0, true)] {
-                stints::be_over();
+                stint::be_over();
                 let patience = Patience::lasting(Duration::from_millis(1));
                 let mut waiter = Blocking::new(session, place, patience);
                 let slept = waiter.sleep(&word, expected, held.vacated(Vacancy::Offered));
                 assert_eq!(slept == Slept::InVain, has_slept);
                 waiter.end(None);
-                assert_eq!(stints::begun_ns(), (!has_slept).then_some(0));
+                assert_eq!(stint::begun_ns(), (!has_slept).then_some(0));
             }
         });
     }

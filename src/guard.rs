@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::thread;
 
 use crate::blocking::Cause;
-use crate::contention::{Streaks, end_stint_if_over, take_due_call};
+use crate::contention::{Streaks, stint};
 use crate::error::{Lost, LostHow, NoteError};
 use crate::holder::{Departed, FencingToken, Previous};
 use crate::lock::Lock;
@@ -397,10 +397,10 @@ fn give_back(
             };
             let is_released = wait::release_before_others(slot, &grant, plainly, &Futex);
             if is_released && is_behind_heir {
-                if take_due_call(now_ns) {
+                if stint::take_due_call(now_ns) {
                     wait::call_another(slot, &Futex);
                 }
-                if end_stint_if_over(now_ns) {
+                if stint::end_if_over(now_ns) {
                     yield_to_others(&contention.streaks, index);
                 }
             }
@@ -472,7 +472,7 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
-    use crate::contention::{Contention, begin_stint, stints};
+    use crate::contention::{Contention, stint};
     use crate::os::futex::{self, Ended};
     use crate::os::testing::{Child, SharedPage, Watchdog, end_at};
     use crate::table::LockTable;
@@ -611,13 +611,13 @@ mod tests {
         lock.session().contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Asleep));
         let calls = slot.wake_word().load(Ordering::Relaxed);
-        stints::be_over();
+        stint::be_over();
         guard.release().unwrap();
         assert_ne!(slot.wake_word().load(Ordering::Relaxed), calls);
         // Nobody was there, and nobody is relied on.
         let left = (slot.owner().owner(), slot.owner().queue());
         assert_eq!(left, (Owner::Vacant(Vacancy::Released), Queue::Idle));
-        let called_and_yielded = || (stints::called_ns(), stints::begun_ns());
+        let called_and_yielded = || (stint::called_ns(), stint::begun_ns());
         let neither = (0, Some(0));
         assert_eq!(called_and_yielded(), neither, "one call for one release");
 
@@ -654,12 +654,12 @@ mod tests {
             });
             child.ends_by(Signal::SIGSYS)
         };
-        assert!(yields_after(stints::be_over, true));
-        assert!(!yields_after(stints::be_over, false), "in turns");
-        assert!(!yields_after(begin_stint, true), "it has just begun");
+        assert!(yields_after(stint::be_over, true));
+        assert!(!yields_after(stint::be_over, false), "in turns");
+        assert!(!yields_after(stint::begin, true), "it has just begun");
         let asleep_since = || {
-            begin_stint();
-            assert!(!end_stint_if_over(1));
+            stint::begin();
+            assert!(!stint::end_if_over(1));
         };
         assert!(!yields_after(asleep_since, true));
     }
@@ -675,9 +675,9 @@ mod tests {
         let contention = &lock.session().contention;
         contention.occupancy.lower(index);
         assert!(slot.queue_up(slot.owner(), Queue::Heir));
-        stints::be_over();
+        stint::be_over();
         guard.release().unwrap();
-        assert_eq!(stints::begun_ns(), None, "the next, after a yield");
+        assert_eq!(stint::begun_ns(), None, "the next, after a yield");
         let counted = slot.wake_count();
         let sleep = || while futex::wait(slot.wake_word(), counted, u64::MAX) != Ended::Wake {};
         thread::scope(|scope| {

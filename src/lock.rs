@@ -644,7 +644,7 @@ impl Drop for Naming<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contention::stints;
+    use crate::contention::stint;
     use crate::os::testing::{Child, Watchdog};
     use crate::protocol::word::{EPOCH_SHIFT, Queue};
     use crate::table::LockTable;
@@ -654,9 +654,9 @@ mod tests {
     fn has_slept_behind(held: impl Sized, session: &Session, wait: impl FnOnce() + Send) -> bool {
         let has_slept = std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                stints::be_over();
+                stint::be_over();
                 wait();
-                stints::begun_ns().is_none()
+                stint::begun_ns().is_none()
             });
             while session.record().waiting().count() == 0 {
                 std::thread::sleep(Duration::from_millis(1));

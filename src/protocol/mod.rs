@@ -114,7 +114,7 @@
 //! holders have other things to do between two grants, a turn would keep it from those who
 //! come for it, and nobody would be using it. There the release leaves `Released` whoever
 //! waits, and whoever comes may barge in. Each process judges that by what it has seen, and
-//! judges anew once it has got a slot before all others for too long (`contention.rs`, outside).
+//! judges anew once it has got a slot before all others for too long (`contention/`, outside).
 //!
 //! An evicted session does not attach anew, as was first planned: eviction is a matter of
 //! one slot's word, and the generation in it already tells the stale grant from every
