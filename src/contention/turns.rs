@@ -347,6 +347,26 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_did_not_end_by_time_says_nothing_of_the_pace() {
+        let turns = Turns::default();
+        let length_us = |generation, now_us: u64| {
+            turns.begin(3, OwnerWord::released_at(generation), 1_000 * now_us);
+            turns.length_ns(3) / 1_000
+        };
+        assert_eq!(length_us(5, 10_000), FIRST_TURN_US);
+        turns.end(3);
+        assert_eq!(length_us(1_005, 14_800), TURN_BY_ROUND / 4_800);
+        // Twice as fast as others: a step.
+        let grant = OwnerWord::released_at(1_066);
+        assert!(turns.is_over(3, grant, Queue::Heir, || 14_950_000));
+        turns.end(3);
+        let shorter_us = length_us(2_005, 19_600);
+        assert!(shorter_us < TURN_BY_ROUND / 4_800);
+        turns.end(3);
+        assert_eq!(length_us(3_005, 24_400), shorter_us);
+    }
+
+    #[test]
     fn a_round_is_from_one_turn_of_a_thread_to_its_next() {
         let turns = Turns::default();
         let begin = |now_us: u64| {
