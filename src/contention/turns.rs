@@ -76,6 +76,11 @@ impl Turns {
         over_slot(now_ns / 1_000, slot)
     }
 
+    /// Whether an entry is the slot's, and has a time.
+    fn has_time_at(entry: u64, slot: u32) -> bool {
+        is_over_slot(entry, slot) && entry != u64::from(slot)
+    }
+
     /// A turn begins with `grant`: the slot was waited for, and another process had it.
     pub(crate) fn begin(&self, slot: u32, grant: OwnerWord, now_ns: u64) {
         let turn = entry_of(&self.0, slot);
@@ -83,14 +88,13 @@ impl Turns {
         turn.unlooked.store(0, Ordering::Relaxed);
         let entry = Self::entry(slot, now_ns);
         let begun = turn.begun.swap(entry, Ordering::Relaxed);
-        if is_over_slot(begun, slot) && begun != u64::from(slot) {
+        if Self::has_time_at(begun, slot) {
             // Overtaken in the middle of a turn: no round is over.
             return;
         }
         let last = turn.last.load(Ordering::Relaxed);
         let round_us = Self::microseconds_between(last, entry);
-        let is_known = is_over_slot(last, slot) && last != u64::from(slot);
-        let length_us = if !is_known || round_us > MOST_ROUND_US {
+        let length_us = if !Self::has_time_at(last, slot) || round_us > MOST_ROUND_US {
             turn.relative_pace.store(EVEN, Ordering::Relaxed);
             FIRST_TURN_US
         } else if turn.by.load(Ordering::Relaxed) == this_thread() {
@@ -162,7 +166,7 @@ impl Turns {
         }
         let turn = entry_of(&self.0, slot);
         let begun = turn.begun.load(Ordering::Relaxed);
-        if !is_over_slot(begun, slot) {
+        if !Self::has_time_at(begun, slot) {
             return true;
         }
         let took_us = Self::microseconds_between(begun, Self::entry(slot, now_ns()));
@@ -358,10 +362,15 @@ mod tests {
         assert_eq!(length_us(1_005, 14_800), TURN_BY_ROUND / 4_800);
         // Twice as fast as others: a step.
         let grant = OwnerWord::released_at(1_066);
-        assert!(turns.is_over(3, grant, Queue::Heir, || 14_950_000));
-        turns.end(3);
+        for now_ns in [14_950_000, 19_000_000] {
+            assert!(turns.is_over(3, grant, Queue::Heir, || now_ns));
+            turns.end(3);
+        }
         let shorter_us = length_us(2_005, 19_600);
-        assert!(shorter_us < TURN_BY_ROUND / 4_800);
+        assert_eq!(
+            shorter_us,
+            TURN_BY_ROUND / 4_800 * EVEN / (EVEN + EVEN / 16 + 1)
+        );
         turns.end(3);
         assert_eq!(length_us(3_005, 24_400), shorter_us);
     }
