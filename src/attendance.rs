@@ -55,7 +55,12 @@ impl<'a> Attendance<'a> {
         // As for a keeper: without one, waiters have to look for a death themselves.
         let word = session.record().certificate();
         let register = || Certificate::register_briefly(word, &session.gate).ok();
-        let certificate = session.unless_kept(register).flatten();
+        // Nor after a beat, as in `start_keeper`.
+        let has_beaten = session.record().life_sign().has_beaten();
+        let certificate = match has_beaten {
+            true => None,
+            false => session.unless_kept(register).flatten(),
+        };
         Self {
             session,
             certificate,
@@ -263,6 +268,17 @@ mod tests {
                 deny(call, libc::EAGAIN);
             }
             assert!(attendance.start_keeper().is_err());
+        });
+    }
+
+    #[test]
+    fn who_attends_again_after_it_stood_in_is_asked_after_like_any_other() {
+        is_asked_after_like_any_other(|attendance| {
+            for call in [libc::SYS_clone, libc::SYS_clone3] {
+                deny(call, libc::EAGAIN);
+            }
+            assert!(attendance.start_keeper().is_err());
+            *attendance = Attendance::new(attendance.session);
         });
     }
 

@@ -131,7 +131,9 @@ impl<'a> Guard<'a> {
     /// Whether the grant still stands: three loads, two of them of one cache line.
     ///
     /// True is old news as soon as it is returned; a resource that checks
-    /// [tokens](Guard::token) is safe all the same.
+    /// [tokens](Guard::token) is safe all the same. It is about the table that the grant is of: one
+    /// that has been removed or replaced keeps its grants, and they keep out nobody who opens its
+    /// path since. [`LockTable::lock`](crate::LockTable::lock) tells of that.
     #[inline(always)]
     #[must_use]
     pub fn is_held(&self) -> bool {

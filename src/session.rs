@@ -443,6 +443,10 @@ impl Kernel for ByteLocks<'_> {
 }
 
 impl Bytes for ByteLocks<'_> {
+    fn try_bar(&self, session: u32) -> io::Result<bool> {
+        byte_lock::try_lock_for_reading(self.0, byte_lock::session_byte(session))
+    }
+
     fn try_lock(&self, session: u32) -> io::Result<bool> {
         byte_lock::try_lock(self.0, byte_lock::session_byte(session))
     }
@@ -1064,6 +1068,44 @@ mod tests {
             beside_the_dead > 0 && after > 0,
             "{beside_the_dead}, {after}"
         );
+    }
+
+    /// It took the byte of a record that it had seen unused before it looked again: another had come
+    /// into it and died there, and was not found dead for as long as the first was stopped.
+    #[test]
+    fn wherever_a_claimer_is_stopped_the_dead_look_dead() {
+        let _watchdog = Watchdog::start();
+        let dir = tempfile::tempdir().unwrap();
+        for stops_before in 0.. {
+            let path = dir.path().join(format!("t{stops_before}"));
+            LockTable::options().sessions(3).create(&path).unwrap();
+            let table = LockTable::open(&path).unwrap();
+            let lock = table.lock("job").unwrap();
+            let view = &lock.session().view;
+            let Some(claimer) = Child::stopping_at_its_calls(|| {
+                let options = LockTable::options().attended(true);
+                drop(options.open(&path).unwrap());
+            }) else {
+                return;
+            };
+            if !(0..stops_before).all(|_| claimer.goes_on_to_its_next_call()) {
+                assert!(stops_before > 20, "{stops_before}");
+                return;
+            }
+            die_holding_job(&path);
+            let holder_in = |slot: &Slot| match slot.owner().owner() {
+                Owner::Held(holder) => Some(holder),
+                _ => None,
+            };
+            let holder = view.mapping.slots().iter().find_map(holder_in).unwrap();
+            let mut stops = stops_before;
+            while claimer.goes_on_to_its_next_call() {
+                stops += 1;
+                assert_eq!(view.is_dead(holder), Some(true), "{stops_before}, {stops}");
+            }
+            let guard = lock.try_acquire().unwrap();
+            assert!(guard.previous().departed().is_some());
+        }
     }
 
     #[test]

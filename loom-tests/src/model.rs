@@ -50,6 +50,9 @@ impl Default for Section {
 // what the models are about.
 unsafe impl Sync for Section {}
 
+/// What each who bars a session's byte adds to its word: 0 is taken, and 1 free.
+const BARRED: u32 = 2;
+
 /// One table, as far as a model needs it.
 #[derive(Debug)]
 pub struct World {
@@ -134,6 +137,38 @@ impl World {
             .is_ok()
     }
 
+    /// Bars a session's byte, if it is free: nobody has it, and nobody takes it meanwhile.
+    #[must_use]
+    pub fn try_bar(&self, session: u32) -> bool {
+        let byte = &self.dead[session as usize];
+        let mut seen = byte.load(Ordering::Relaxed);
+        while seen != 0 {
+            let barred = seen + BARRED;
+            match byte.compare_exchange(seen, barred, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// Takes a session's byte, which the caller has barred, unless another bars it, too.
+    #[must_use]
+    pub fn try_take_barred(&self, session: u32) -> bool {
+        self.dead[session as usize]
+            .compare_exchange(1 + BARRED, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Gives back a session's byte, which the caller has taken or barred.
+    pub fn give_back(&self, session: u32) {
+        let byte = &self.dead[session as usize];
+        let taken = byte.compare_exchange(0, 1, Ordering::Release, Ordering::Relaxed);
+        if taken.is_err() {
+            byte.fetch_sub(BARRED, Ordering::Release);
+        }
+    }
+
     /// Who has a session's byte gives it back: what there is to see of that is the byte.
     pub fn let_go(&self, session: u32) {
         self.dead[session as usize].swap(1, Ordering::Release);
@@ -143,7 +178,7 @@ impl World {
     /// kernel answers by what is so, never by what was: a read-modify-write.
     #[must_use]
     pub fn is_dead(&self, session: u32) -> bool {
-        self.dead[session as usize].fetch_or(0, Ordering::Acquire) == 1
+        self.dead[session as usize].fetch_or(0, Ordering::Acquire) & 1 == 1
     }
 
     /// A process inherits the witness of a session.

@@ -344,8 +344,8 @@ pub const PLANTED: &[Bug] = &[
         story: "A record that is closed though another session has been there since.",
         world: "wide",
         file: "reclaim.rs",
-        right: &["if is_still(record, life) {"],
-        wrong: &["{"],
+        right: &["let is_to_close = is_still(record, life);"],
+        wrong: &["let is_to_close = true;"],
         scenarios: &["sessions"],
     },
     Bug {
@@ -380,12 +380,21 @@ pub const PLANTED: &[Bug] = &[
         file: "reclaim.rs",
         right: &[
             "let is_dead = record.is_active() && !lives(record, index, &life, bytes)?;",
-            "if life.is_none() || !bytes.try_lock(index)? {",
+            "if life.is_none() || !bytes.try_bar(index)? {",
         ],
         wrong: &[
-            "let is_dead = record.is_active() && bytes.try_lock(index)?;",
+            "let is_dead = record.is_active() && bytes.try_bar(index)? && bytes.try_lock(index)?;",
             "if life.is_none() {",
         ],
+        scenarios: &["sessions"],
+    },
+    Bug {
+        module: "byte_before_look",
+        story: "A claimer that has the byte of a record before it has looked again who was there.",
+        world: "wide",
+        file: "reclaim.rs",
+        right: &["if !record.is_active() && bytes.try_lock(index)? {"],
+        wrong: &["if bytes.try_lock(index)? && !record.is_active() {"],
         scenarios: &["sessions"],
     },
     Bug {

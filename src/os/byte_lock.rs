@@ -71,6 +71,20 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
     }
 }
 
+/// Locks the byte for reading, likewise: nobody can have it to itself meanwhile, but by
+/// [`try_lock`] whoever alone has it so.
+///
+/// # Errors
+///
+/// As for [`try_lock`].
+pub(crate) fn try_lock_for_reading(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    match lock_for_reading(fd, byte) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Unlocks the byte, if this open file description holds it.
 ///
 /// # Errors
@@ -202,7 +216,7 @@ impl Probe {
             path: path.to_owned(),
             id: status.id,
             bytes: status.bytes,
-            kept: RwLock::new(Kept::marked(fd, status.id)),
+            kept: RwLock::new(Kept::marked(fd, status.id)?),
         })
     }
 
@@ -270,7 +284,7 @@ impl Probe {
         if kept.status().is_none() {
             // Reading is enough to ask about locks.
             let fd = reopen(&self.path, self.id).ok()?;
-            let lost = mem::replace(&mut *kept, Kept::marked(fd, self.id));
+            let lost = mem::replace(&mut *kept, Kept::marked(fd, self.id).ok()?);
             // Its number was not ours any more. If it has become the new one's, it is to stay.
             mem::forget(lost);
         }

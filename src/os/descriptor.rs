@@ -123,41 +123,64 @@ pub(crate) struct Kept {
     /// -1 once it was let go.
     number: AtomicI32,
     id: FileId,
-    /// The offset of its open file description, where nobody else moves that: by it, another
-    /// descriptor of the same file is told from this one.
-    mark: Option<u64>,
+    mark: Mark,
+}
+
+/// By what another descriptor of the same file is told from the one that is kept.
+#[derive(Debug)]
+enum Mark {
+    /// The offset of its open file description, where nobody else moves that.
+    Offset(u64),
+    /// What it was opened for: few have a directory open for nothing but its place (`O_PATH`).
+    Access(OFlags),
+}
+
+impl Mark {
+    fn access(fd: impl AsFd) -> io::Result<OFlags> {
+        Ok(rustix::fs::fcntl_getfl(fd)? & (OFlags::ACCMODE | OFlags::PATH))
+    }
+
+    /// Where it cannot be asked after, the file has to be enough.
+    fn is_on(&self, fd: BorrowedFd<'_>) -> bool {
+        match *self {
+            Self::Offset(mark) => seek(fd, SeekFrom::Current(0)).map_or(true, |at| at == mark),
+            Self::Access(mark) => Self::access(fd).map_or(true, |access| access == mark),
+        }
+    }
 }
 
 impl Kept {
     /// Keeps the descriptor, and remembers which file it is of.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let id = Status::of(&fd)?.id;
+        let mark = Mark::Access(Mark::access(&fd)?);
         Ok(Self {
             number: AtomicI32::new(fd.into_raw_fd()),
             id,
-            mark: None,
+            mark,
         })
     }
 
     /// Keeps a descriptor that is known to be of this file, and whose open file description no
     /// other process has.
-    pub(crate) fn marked(fd: OwnedFd, id: FileId) -> Self {
-        let mark = draw_offset().filter(|&mark| seek(&fd, SeekFrom::Start(mark)).is_ok());
-        Self {
+    pub(crate) fn marked(fd: OwnedFd, id: FileId) -> io::Result<Self> {
+        let offset = draw_offset().filter(|&mark| seek(&fd, SeekFrom::Start(mark)).is_ok());
+        let mark = match offset {
+            Some(offset) => Mark::Offset(offset),
+            None => Mark::Access(Mark::access(&fd)?),
+        };
+        Ok(Self {
             number: AtomicI32::new(fd.into_raw_fd()),
             id,
             mark,
-        }
+        })
     }
 
     /// What the number stands for: `None` when that is no longer the file it was.
     pub(crate) fn status(&self) -> Option<Status> {
         let fd = self.fd()?;
-        // Where that cannot be asked, its file has to be enough.
-        let is_marked = |mark| seek(fd, SeekFrom::Current(0)).map_or(true, |at| at == mark);
-        Status::of(fd)
-            .ok()
-            .filter(|status| status.id == self.id && self.mark.is_none_or(is_marked))
+        let status = Status::of(fd).ok()?;
+        (status.id == self.id && self.mark.is_on(fd)).then_some(status)
     }
 
     /// The descriptor, to be passed on, if it was of the kept file just now. Should a stranger
@@ -198,8 +221,9 @@ impl Kept {
             // SAFETY:
             // - the number came from an `OwnedFd` that was given up to `self`, and is given up
             //   here, once;
-            // - it was the same a moment ago, so it was not closed since; of one without a mark,
-            //   but for a stranger that closes what is not its own and then opens this very file.
+            // - it was the same a moment ago, so it was not closed since; of one that only its
+            //   access marks, but for a stranger that closes what is not its own and then opens
+            //   this very file for the same.
             unsafe { libc::close(number) };
         }
     }
@@ -272,12 +296,26 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let fd: OwnedFd = file.reopen().unwrap().into();
         let (number, id) = (fd.as_raw_fd(), Status::of(&fd).unwrap().id);
-        let kept = Kept::marked(fd, id);
+        let kept = Kept::marked(fd, id).unwrap();
         assert!(kept.ask(|_| Some(())).is_some());
         let stranger = take_number(number, &file.reopen().unwrap());
         assert_eq!(kept.ask(|_| Some(())), None);
         drop(kept);
         assert_eq!(Status::of(&stranger).unwrap().id, id);
+    }
+
+    /// It was closed: an application that had closed whatever was open had the very directory
+    /// opened then, to make a file in it durable.
+    #[test]
+    fn a_stranger_that_has_the_same_directory_open_for_more_is_not_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let kept = Kept::new(rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap()).unwrap();
+        assert!(kept.borrow().is_some());
+        let stranger = take_number(kept.number(), &File::open(dir.path()).unwrap());
+        assert!(kept.borrow().is_none());
+        drop(kept);
+        assert!(Status::of(&stranger).is_ok());
     }
 
     #[test]

@@ -39,14 +39,22 @@ pub trait Kernel {
 
 /// The sessions' bytes, to be taken.
 pub trait Bytes: Kernel {
-    /// Takes the byte; false if somebody else has it.
+    /// Bars the byte, perhaps beside others: nobody can take it from here on, and it is
+    /// [held](Kernel::is_held) by nobody. False if somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn try_bar(&self, session: u32) -> Result<bool, Self::Error>;
+
+    /// Takes the byte, which this one has barred; false if somebody else bars it, too.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     fn try_lock(&self, session: u32) -> Result<bool, Self::Error>;
 
-    /// Gives the byte back.
+    /// Gives the byte back, be it barred or taken.
     ///
     /// # Errors
     ///
@@ -84,19 +92,23 @@ pub fn lives<K: Kernel>(
 /// Takes the byte of a record that was closed or never used, so that no slot names it; `None`
 /// if none is to be had.
 ///
+/// The record is looked at again with its byte barred, and not yet taken: another session may have
+/// come into it since, and died, and a claimer that is stopped there must not make it look alive.
+/// Of two that bar one at the same time neither may get it: who finds none comes again, once it is
+/// its turn.
+///
 /// # Errors
 ///
 /// When the kernel refuses.
 pub fn claim<B: Bytes>(records: &[SessionRecord], bytes: &B) -> Result<Option<u32>, B::Error> {
     let records = (0_u32..).zip(records);
     for (index, record) in records.filter(|(_, record)| !record.is_active()) {
-        if !bytes.try_lock(index)? {
+        if !bytes.try_bar(index)? {
             continue;
         }
-        if !record.is_active() {
+        if !record.is_active() && bytes.try_lock(index)? {
             return Ok(Some(index));
         }
-        // Another session was here in between, and died. Its byte held would make it look alive.
         bytes.unlock(index)?;
     }
     Ok(None)
@@ -106,8 +118,8 @@ pub fn claim<B: Bytes>(records: &[SessionRecord], bytes: &B) -> Result<Option<u3
 /// byte of one of them is kept, as by [`claim`]: were it let go of, who comes just now would have
 /// it, and this one find no room where there is enough for both. `None` if none is to be had.
 ///
-/// A byte is taken only once no slot names its session any more: until then a collector that is
-/// stopped would make the dead look alive.
+/// A byte is taken only once no slot names its session any more, nor a later one of its record, as
+/// by [`claim`]: until then a collector that is stopped would make the dead look alive.
 ///
 /// # Errors
 ///
@@ -140,18 +152,21 @@ pub fn collect<B: Bytes>(
     );
     let mut mine = None;
     for ((index, record), &life) in (0_u32..).zip(records).zip(&dead) {
-        if life.is_none() || !bytes.try_lock(index)? {
+        if life.is_none() || !bytes.try_bar(index)? {
             continue;
         }
         // If not, somebody else has collected it, and its next session may have died since.
-        if is_still(record, life) {
-            record.close();
+        let is_to_close = is_still(record, life);
+        if (is_to_close || !record.is_active()) && bytes.try_lock(index)? {
+            if is_to_close {
+                record.close();
+            }
+            if mine.is_none() {
+                mine = Some(index);
+                continue;
+            }
         }
-        if mine.is_none() && !record.is_active() {
-            mine = Some(index);
-        } else {
-            bytes.unlock(index)?;
-        }
+        bytes.unlock(index)?;
     }
     Ok(mine)
 }
@@ -252,6 +267,8 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Has {
         Nobody,
+        /// Nobody, and it is barred by this one.
+        Barred,
         Me,
         Another,
     }
@@ -264,8 +281,10 @@ mod tests {
         witnessed: RefCell<Vec<(u32, u64)>>,
         /// What others do just after this one has asked for a byte.
         after_asking: Cell<fn(&Table)>,
-        /// What they do just before it tries to lock one.
-        before_locking: Cell<fn(&Table)>,
+        /// What they do just before it bars one.
+        before_barring: Cell<fn(&Table)>,
+        /// Those that this one has taken, be it for a moment.
+        taken: RefCell<Vec<u32>>,
     }
 
     impl Kernel for Table {
@@ -283,14 +302,22 @@ mod tests {
     }
 
     impl Bytes for Table {
-        fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
-            self.before_locking.replace(|_| ())(self);
+        fn try_bar(&self, session: u32) -> Result<bool, Infallible> {
+            self.before_barring.replace(|_| ())(self);
             let byte = &self.bytes[session as usize];
-            let is_mine = byte.get() != Has::Another;
-            if is_mine {
-                byte.set(Has::Me);
+            let is_barred = byte.get() != Has::Another;
+            if is_barred {
+                byte.set(Has::Barred);
             }
-            Ok(is_mine)
+            Ok(is_barred)
+        }
+
+        fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
+            let byte = &self.bytes[session as usize];
+            assert_eq!(byte.get(), Has::Barred);
+            byte.set(Has::Me);
+            self.taken.borrow_mut().push(session);
+            Ok(true)
         }
 
         fn unlock(&self, session: u32) -> Result<(), Infallible> {
@@ -317,7 +344,8 @@ mod tests {
                 bytes: sessions.map(|(_, has)| Cell::new(has)),
                 witnessed: RefCell::default(),
                 after_asking: Cell::new(|_| ()),
-                before_locking: Cell::new(|_| ()),
+                before_barring: Cell::new(|_| ()),
+                taken: RefCell::default(),
             };
             for (index, _) in (0..).zip(sessions).filter(|(_, it)| it.0) {
                 table.open(index);
@@ -441,8 +469,21 @@ mod tests {
     #[test]
     fn a_record_in_which_a_session_has_come_and_died_meanwhile_is_not_claimed() {
         let table = Table::new([DETACHED, LIVES, LIVES, DETACHED]);
-        table.before_locking.set(|table| table.open(0));
+        table.before_barring.set(|table| table.open(0));
         assert_eq!(table.claim(), Some(3));
-        assert_ne!(table.bytes()[0], Has::Me, "it would look alive");
+        assert_eq!(*table.taken.borrow(), [3], "it would look alive");
+    }
+
+    /// Its byte was taken, and given back: who was stopped in between made it look alive.
+    #[test]
+    fn a_record_in_which_the_next_session_has_died_meanwhile_is_not_collected() {
+        let table = Table::new([LIVES, DEAD, LIVES, DEAD]);
+        table.before_barring.set(|table| {
+            table.records[1].close();
+            table.open(1);
+        });
+        assert_eq!(table.collect(), Some(3));
+        assert_eq!(*table.taken.borrow(), [3]);
+        assert!(table.records[1].is_active());
     }
 }

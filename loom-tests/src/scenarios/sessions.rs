@@ -142,12 +142,16 @@ impl Kernel for World {
 }
 
 impl Bytes for World {
+    fn try_bar(&self, session: u32) -> Result<bool, Infallible> {
+        Ok(self.try_bar(session))
+    }
+
     fn try_lock(&self, session: u32) -> Result<bool, Infallible> {
-        Ok(self.try_revive(session))
+        Ok(self.try_take_barred(session))
     }
 
     fn unlock(&self, session: u32) -> Result<(), Infallible> {
-        self.let_go(session);
+        self.give_back(session);
         Ok(())
     }
 }
@@ -348,7 +352,7 @@ pub fn job_outlives_its_session(finder: Finder) -> Model {
 pub fn two_attach() -> Model {
     Model::new(
         "two sessions attach to a dead one's record",
-        "the kernel's byte lets one in at a time, and the second only after the first",
+        "the kernel's byte lets one in at a time, the second only after the first, or the next",
         2,
         |reached| {
             let table = Table::left_by_the_dead();
@@ -371,10 +375,17 @@ pub fn two_attach() -> Model {
                 })
                 .into();
             finish(all);
-            assert!(!table.record.is_active());
+            if table.record.is_active() {
+                reached.mark("barred by both, and left to the next");
+            }
+            assert!(table.attach(103), "nobody has the byte");
         },
     )
-    .reaching(&["refused", "one after the other"])
+    .reaching(&[
+        "refused",
+        "one after the other",
+        "barred by both, and left to the next",
+    ])
 }
 
 /// A collector that has found a session dead, and is late: meanwhile another comes into its
@@ -471,6 +482,45 @@ pub fn collector_stops(steps: u32) -> Model {
             );
         },
     )
+}
+
+/// A claimer that is stopped anywhere, and stays there, beside a session that comes into the
+/// record, and dies holding its slot.
+#[must_use]
+pub fn claimer_stops(steps: u32) -> Model {
+    Model::new(
+        "a claimer that is stopped anywhere, a session that dies in the record",
+        "a session that owns a slot looks dead as soon as it is",
+        2,
+        move |reached| {
+            let table = Arc::new(Table {
+                world: World::new(1, 2),
+                record: SessionRecord::new(),
+            });
+            table.world.die(RECORD);
+            let (claims, dies, marks) = (table.clone(), table.clone(), reached.clone());
+            finish([
+                act(move || {
+                    let _ = stop::after(steps, || claim(claims.records(), &*claims.world));
+                }),
+                act(move || {
+                    if !dies.attach(101) {
+                        marks.mark("refused");
+                        return;
+                    }
+                    let actor = Actor::new(&dies.world, RECORD).as_process(101);
+                    let _ = actor.try_acquire().expect("nobody else is attached");
+                    dies.world.die(RECORD);
+                    marks.mark("died");
+                }),
+            ]);
+            assert!(
+                !table.is_named() || table.world.is_dead(RECORD),
+                "the dead look alive behind a claimer that is stopped"
+            );
+        },
+    )
+    .reaching(&["died"])
 }
 
 /// Whether an evictor looks at the beat once more, right before its CAS. That, too, is its

@@ -119,6 +119,7 @@ fn plants() -> Vec<Plant> {
         swept_unlooked by sessions::late_collector(),
         state_read_late by sessions::newcomer_beside_collector(),
         byte_before_sweep by at_some_stop(sessions::collector_stops),
+        byte_before_look by at_some_stop(sessions::claimer_stops),
         witness_unasked by sessions::job_outlives_its_session(sessions::Finder::TheHeir),
         witness_of_any_before by sessions::job_outlives_its_session(sessions::Finder::TheHeir),
     };

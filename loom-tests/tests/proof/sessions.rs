@@ -5,8 +5,9 @@ use caslock_loom::tiny;
 use caslock_loom::wide::protocol::word::Queue;
 use caslock_loom::wide::scenarios::reset::{NAMING_BROKEN_OFF, RESET_BROKEN_OFF, reset_broken_off};
 use caslock_loom::wide::scenarios::sessions::{
-    Beside, Finder, Heir, SecondLook, beat_and_evict, collector_stops, job_outlives_its_session,
-    late_collector, newcomer_beside_collector, session_killed, two_attach,
+    Beside, Finder, Heir, SecondLook, beat_and_evict, claimer_stops, collector_stops,
+    job_outlives_its_session, late_collector, newcomer_beside_collector, session_killed,
+    two_attach,
 };
 
 use crate::{Part, parts};
@@ -37,6 +38,10 @@ fn a_collector_that_is_stopped_makes_nobody_look_alive() {
     Model::prove_at_each_stop(collector_stops);
 }
 
+fn a_claimer_that_is_stopped_makes_nobody_look_alive() {
+    Model::prove_at_each_stop(claimer_stops);
+}
+
 fn a_job_that_outlives_its_session_keeps_its_lock() {
     for finder in [Finder::TheNext, Finder::TheHeir] {
         job_outlives_its_session(finder).prove();
@@ -63,6 +68,7 @@ pub fn parts() -> Vec<Part> {
         two_sessions_never_share_a_record,
         a_collector_takes_only_from_those_that_it_has_found_dead,
         a_collector_that_is_stopped_makes_nobody_look_alive,
+        a_claimer_that_is_stopped_makes_nobody_look_alive,
         a_job_that_outlives_its_session_keeps_its_lock,
         a_beat_that_can_be_known_of_prevents_an_eviction,
         a_reset_may_be_broken_off_at_any_step,
