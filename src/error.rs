@@ -33,7 +33,7 @@ pub enum OpenError {
         purpose: OpenPurpose,
     },
     /// The path holds a symbolic link, a directory, a FIFO or a device.
-    #[error("{path}: not a regular file but {found}; a lock table is opened without following links", path = .path.display())]
+    #[error("{path}: not a regular file but {found}, and a link to a lock table is not followed", path = .path.display())]
     NotRegular {
         /// The table's path.
         path: PathBuf,

@@ -18,7 +18,7 @@ use crate::protocol::names::NamingWords;
 use crate::protocol::slot::{Slot, SlotView};
 use crate::protocol::wait;
 use crate::protocol::word::{Identity, Owner, OwnerWord, Vacancy};
-use crate::view::{Futex, View, new_gate, previous_of, since};
+use crate::view::{Futex, View, new_gate, now_ms, previous_of, since};
 
 /// What a slot is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +101,11 @@ pub struct SessionInfo {
     /// For the command line: not part of the library's promise.
     #[doc(hidden)]
     pub witness_byte: Option<u64>,
+    /// Whether its last heartbeat is dated later than now, which takes another clock.
+    ///
+    /// For the command line: not part of the library's promise.
+    #[doc(hidden)]
+    pub is_ahead: bool,
 }
 
 /// The table itself.
@@ -468,6 +473,7 @@ fn session_infos(view: &View, held: &[u32]) -> Vec<SessionInfo> {
                 witness_byte: who
                     .shares_witness
                     .then(|| byte_lock::witness_byte(session, now.life.incarnation())),
+                is_ahead: now.beat_ms > now_ms(),
             })
         })
         .collect()

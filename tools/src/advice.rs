@@ -7,6 +7,7 @@ use std::error::Error;
 use std::path::Path;
 
 use caslock::{AcquireError, ForceReleaseError, LockError, OpenError};
+use nix::unistd::geteuid;
 
 use crate::paste::argument;
 use crate::table_path;
@@ -24,6 +25,10 @@ impl Advised for OpenError {
                 "see `caslock {flag}sessions` and `caslock {flag}doctor`"
             )),
             Self::ResetBlocked { .. } => Some(format!("`caslock {flag}sessions` lists them")),
+            Self::ForeignOwner { owner, .. } if geteuid().is_root() => Some(format!(
+                "root uses a user's table only in a directory where not everybody may put files; \
+                 ask as that user (setpriv --reuid {owner} --clear-groups caslock {flag}...)"
+            )),
             _ => None,
         }
     }

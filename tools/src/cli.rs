@@ -32,7 +32,7 @@ Examples:
 
 The command runs without a shell, with this terminal and stdin, and gets every signal
 that is sent to caslock: twice, if that is sent to all of a process group or service
-(under systemd, set KillMode=mixed). If caslock is killed, even by SIGKILL, the command
+(under systemd, set KillMode=mixed; for timeout(1), --foreground). If caslock is killed, even by SIGKILL, the command
 is killed too (a command that changes its user on exec, like sudo, is out of reach);
 what it has started in turn goes on, so that a script does best to exec the program
 that it ends in.
@@ -116,7 +116,10 @@ A session is one process's attachment to the table. Late means that its heartbea
 than the lease: it hangs, is stopped, or gets no CPU. A PID in parentheses is one of another
 PID namespace (a container), or may be: here it means somebody else, or nobody. Where (gone)
 stands, the process has ended, and what it has started keeps the session; `caslock doctor` says
-who.";
+who.
+
+Each JSON object has session, pid, command, liveness (alive, late, dead, unknown),
+heartbeat_age_ms, attached_ms, same_pid_namespace and held (the number of locks).";
 
 const BENCH_HELP: &str = "\
 Examples:
@@ -132,7 +135,7 @@ lost updates, of which there must be none, are what is missing in the end.
 It makes a table of its own, in memory where it can, and removes it; killed, it leaves
 caslock-bench.* behind in /dev/shm. With --table it takes a name of its own in that table,
 which is worth it only if the table's other users may be disturbed: CASLOCK_TABLE alone does
-not choose one.
+not choose one; the name stays there until the table has no room for another.
 
 Exit code 1 if an update was lost, 120 if a lock was.";
 

@@ -12,6 +12,7 @@ mod late_keeper;
 mod offspring;
 mod output;
 mod paste;
+mod placement;
 mod processes;
 mod program;
 mod stat;

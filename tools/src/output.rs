@@ -125,6 +125,11 @@ impl Paint {
     }
 }
 
+/// Whether the terminal is said to act on no escape sequences.
+pub(crate) fn is_terminal_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// stdout, buffered, with colours where a person can see them.
 pub(crate) struct Out {
     to: BufWriter<StdoutLock<'static>>,
@@ -136,7 +141,7 @@ impl Out {
         let stdout = io::stdout();
         let colours = stdout.is_terminal()
             && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && env::var_os("TERM").is_none_or(|term| term != "dumb");
+            && !is_terminal_dumb();
         Self {
             to: BufWriter::new(stdout.lock()),
             colours,

@@ -22,6 +22,7 @@ use crate::cli::OnLost;
 use crate::late_keeper::LateKeeper;
 use crate::offspring::Offspring;
 use crate::output::{printable, say_unless_full};
+use crate::placement::Placement;
 use crate::program::Program;
 use crate::stat::{Stat, are_processes_shown};
 use crate::sys::{self, Change, ChildSetup};
@@ -229,6 +230,7 @@ pub(crate) fn supervise(
     guard: &Guard<'_>,
     policy: LossPolicy,
     keeper: LateKeeper<'_>,
+    placement: Placement<'_>,
 ) -> io::Result<Ended> {
     let mut watch = Watch {
         child: started.child,
@@ -237,6 +239,7 @@ pub(crate) fn supervise(
         notice: started.notice,
         policy,
         keeper,
+        placement,
         lost: false,
         is_hurried: false,
         told_to_stop: started.early.iter().any(is_to_stop).then(Instant::now),
@@ -258,6 +261,7 @@ struct Watch<'a> {
     notice: LossNotice,
     policy: LossPolicy,
     keeper: LateKeeper<'a>,
+    placement: Placement<'a>,
     lost: bool,
     /// Whether what is left is to be killed: it was to be from the start, its time is over, or
     /// somebody wanted this process to end, after the loss.
@@ -276,11 +280,9 @@ impl Watch<'_> {
     fn until_end(&mut self) -> io::Result<u8> {
         loop {
             let stopped_by = match self.child.change()? {
-                Change::Exited(code) => return self.end_offspring().map(|()| code),
+                Change::Exited(code) => return self.end().map(|()| code),
                 // Signal numbers end at 64.
-                Change::Killed(signal) => {
-                    return self.end_offspring().map(|()| 128 + signal as u8);
-                }
+                Change::Killed(signal) => return self.end().map(|()| 128 + signal as u8),
                 Change::Stopped(signal) => Some(signal),
                 Change::Nothing => None,
             };
@@ -313,6 +315,7 @@ impl Watch<'_> {
                 offspring.look_around();
             }
             self.keeper.start_if_due();
+            self.placement.look();
             if !self.guard.is_held() {
                 self.lose();
             }
@@ -322,6 +325,12 @@ impl Watch<'_> {
                 offspring.tell(END);
             }
         }
+    }
+
+    /// What is left to do when the command has ended.
+    fn end(&mut self) -> io::Result<()> {
+        self.placement.look();
+        self.end_offspring()
     }
 
     /// Kills the command and what it has started, which has just been looked for.

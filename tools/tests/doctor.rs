@@ -108,6 +108,31 @@ fn a_holder_with_another_clock_is_not_taken_for_hung() {
     assert!(line(&outcome, "clocks").starts_with("warn "), "{outcome:?}");
 }
 
+/// By the date of its last heartbeat, which is later than now, it was alive whatever it did.
+#[test]
+fn a_holder_whose_clock_is_ahead_is_found_hung_where_it_hangs() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "--reclaim", "on-death", "test.table"]);
+    let mut command = sandbox.command("unshare");
+    command.args(["--time", "--monotonic", "1000000", "--fork", "--kill-child"]);
+    command.args([CASLOCK, "run", "job", "--", "sh", "-c"]);
+    command.arg("echo $PPID; exec sleep 1000");
+    let mut holder = sandbox.start(command);
+    let Some(wrapper) = holder.next_line() else {
+        skip("time namespaces take CAP_SYS_ADMIN");
+        return;
+    };
+    let well = sandbox.run(&["doctor"]);
+    assert_eq!(well.code(), 0, "{well:?}");
+    assert!(line(&well, "clocks").starts_with("warn "), "{well:?}");
+    let wrapper = Pid::from_raw(wrapper.parse().expect("its PID"));
+    kill(wrapper, Signal::SIGSTOP).expect("it is there");
+    let hung = sandbox.run(&["doctor"]);
+    assert_eq!(hung.code(), 1, "{hung:?}");
+    assert!(line(&hung, "lock").starts_with("FAIL "), "{hung:?}");
+    kill(wrapper, Signal::SIGCONT).expect("it is there");
+}
+
 /// Killed when it is dropped: a process that its wrapper does not take with it.
 struct Orphan(u32);
 
@@ -305,7 +330,34 @@ fn how_far_the_look_for_processes_on_a_deleted_file_went_is_said() {
     {
         assert_eq!(outcome.code(), 0, "{outcome:?}");
         let line = line(&outcome, "in");
-        assert!(line.contains(" could not be looked into"), "{line}");
+        let told = " could not be looked into (ask as root: ";
+        assert!(line.contains(told), "{line}");
+    }
+}
+
+/// Root does not use it there, either, and was said to.
+#[test]
+fn where_root_would_be_refused_nobody_is_sent_to_it() {
+    let sandbox = Sandbox::new();
+    let directory = sandbox.path().join("everybodys");
+    fs::create_dir(&directory).expect("a directory");
+    fs::set_permissions(&directory, Permissions::from_mode(0o1777)).expect("its owner");
+    let table = directory.join("t");
+    let args = ["--table", table.to_str().expect("UTF-8"), "doctor"];
+    sandbox.ok(&["create", args[1]]);
+    if chown(&table, Some(NOBODY), Some(NOBODY)).is_ok()
+        && let Some(theirs) = as_nobody(&sandbox, &args)
+    {
+        assert_eq!(theirs.code(), 0, "{theirs:?}");
+        let told = line(&theirs, "in");
+        assert!(
+            told.contains(" could not be looked into") && !told.contains("as root"),
+            "{told}"
+        );
+        let ours = sandbox.run(&args);
+        assert_eq!(ours.code(), 1, "{ours:?}");
+        let remedy = format!("setpriv --reuid {NOBODY} ");
+        assert!(line(&ours, "table").contains(&remedy), "{ours:?}");
     }
 }
 

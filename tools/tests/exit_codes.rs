@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 
@@ -611,10 +611,26 @@ fn a_table_that_is_gone_after_the_command_is_told_of() {
     for creator in ["", CASLOCK] {
         let outcome = sandbox.run(&["run", "job", "sh", "-c", script, "sh", creator]);
         assert_eq!(outcome.code(), 5, "{outcome:?}");
-        let told = "the table was removed or replaced while the command ran";
+        let told = "the table was removed or replaced: whoever has opened the path since";
         assert!(outcome.stderr.contains(told), "{outcome:?}");
     }
     assert_eq!(sandbox.run(&["run", "job", "true"]).stderr, "");
+    // Not hours later.
+    let told = sandbox.path().join("told");
+    let script = "rm \"$CASLOCK_TABLE\"; until [ -s told ]; do sleep 0.1; done; cat told";
+    let mut command = sandbox.caslock(&["run", "job", "sh", "-c", script]);
+    command.stderr(File::create(&told).unwrap());
+    let outcome = sandbox.start(command).finish();
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("is not kept from \"job\""),
+        "{outcome:?}"
+    );
+    assert_eq!(
+        fs::read_to_string(&told).unwrap(),
+        outcome.stdout,
+        "said once"
+    );
 }
 
 #[test]

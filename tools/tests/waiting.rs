@@ -109,6 +109,20 @@ fn a_notice_that_nobody_reads_holds_up_nothing() {
     }
 }
 
+/// Its last line was waited for, with the deadline passed.
+#[test]
+fn who_gives_up_does_so_though_nobody_reads_why() {
+    let sandbox = Sandbox::new();
+    let _holder = sandbox.hold("job");
+    for (args, code) in [(&["-n"][..], 75), (&["-w", "0.2"], 124), (&["-nE", "9"], 9)] {
+        let (_reader, writer) = full_pipe();
+        let args = [&["run"], args, &["job", "--", "true"]].concat();
+        let mut command = sandbox.caslock(&args);
+        command.stderr(writer);
+        assert_eq!(sandbox.start(command).finish().code(), code);
+    }
+}
+
 #[test]
 fn where_all_sessions_are_in_use_one_is_waited_for_as_long_as_for_the_lock() {
     let sandbox = Sandbox::new();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cli::Bench;
 use crate::crew::{Crew, Measured, Stopped, Task};
 use crate::exit_code::ExitCode;
-use crate::output::{Align, Cell, Columns, Out, Paint, say};
+use crate::output::{Align, Cell, Columns, Out, Paint, is_terminal_dumb, say};
 
 pub(crate) fn bench(args: &Bench) -> anyhow::Result<ExitCode> {
     let scratch = match args.table {
@@ -104,7 +104,8 @@ enum ProgressTo {
 
 impl Progress {
     fn new(args: &Bench, processes: u32) -> Self {
-        let to = match (io::stderr().is_terminal(), args.progress) {
+        let is_terminal = io::stderr().is_terminal() && !is_terminal_dumb();
+        let to = match (is_terminal, args.progress) {
             (true, _) => ProgressTo::Terminal,
             (false, true) => ProgressTo::Lines {
                 next: Duration::ZERO,

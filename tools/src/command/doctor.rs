@@ -20,6 +20,7 @@ use caslock::{
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
+use crate::advice::Advised;
 use crate::exit_code::{self, ExitCode};
 use crate::output::{Out, Paint, printable};
 use crate::paste::{argument, table_option};
@@ -52,7 +53,11 @@ fn look(report: &mut Report, path: &Path) -> anyhow::Result<()> {
     match Inspector::open(path) {
         // Not a finding, but nothing to look at.
         Err(error @ OpenError::NotFound { .. }) => return Err(error.into()),
-        Err(error) => report.fail("table", format_args!("{error}"))?,
+        Err(error) => {
+            let advice = error.advice(&table_path::flag(path));
+            let advice = advice.map_or_else(String::new, |advice| format!("; {advice}"));
+            report.fail("table", format_args!("{error}{advice}"))?;
+        }
         Ok(inspector) => {
             let (snapshot, others) = clocks::snapshot(&inspector)?;
             examine(report, path, &snapshot, &inspector.checkup()?)?;
@@ -260,6 +265,9 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
                 let who = processes::named(&unseen);
                 format!(", but {who} could not be looked into")
             }
+            others if !is_open_to_root(path) => {
+                format!(", but {others} could not be looked into")
+            }
             others => {
                 // Root's own default is another table.
                 let table = table_option(path);
@@ -279,6 +287,14 @@ fn place(report: &mut Report, path: &Path, table: &TableInfo) -> io::Result<()> 
             format_args!("the file is, but who uses a deleted one of this name {NOT_SHOWN}"),
         )
     }
+}
+
+/// Whether root would use the table: one of another user only where not everybody may put files.
+fn is_open_to_root(path: &Path) -> bool {
+    let is_closed = |directory: &Path| {
+        fs::metadata(directory).is_ok_and(|directory| directory.mode() & 0o002 == 0)
+    };
+    path.parent().is_some_and(is_closed) || fs::metadata(path).is_ok_and(|it| it.uid() == 0)
 }
 
 fn boot(report: &mut Report, seen: &Seen<'_>) -> io::Result<()> {
@@ -496,13 +512,13 @@ fn namespaces(report: &mut Report, sessions: &[SessionInfo]) -> io::Result<()> {
         .filter(|session| !session.same_pid_namespace && session.liveness != Liveness::Dead)
         .count();
     match foreign {
-        0 => report.ok(
-            "namespaces",
-            format_args!("every PID shown here is one of this PID namespace"),
-        ),
         _ if !are_processes_shown() => report.warn(
             "namespaces",
             format_args!("which PIDs mean the same here {NOT_SHOWN}; do not kill by them"),
+        ),
+        0 => report.ok(
+            "namespaces",
+            format_args!("every PID shown here is one of this PID namespace"),
         ),
         1 => report.warn(
             "namespaces",

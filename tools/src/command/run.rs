@@ -5,7 +5,7 @@ use std::env;
 use std::io;
 use std::iter;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,17 +14,16 @@ use caslock::{
     AcquireError, Guard, Holder, Inspector, Lock, LockTable, NOTE_MAX, NoteError, OpenError,
     Previous, SlotInfo, SlotState,
 };
-use nix::errno::Errno;
-use nix::sys::stat::{fstat, lstat};
 use nix::unistd::getppid;
 
 use super::explain_opening;
 use crate::advice::advised;
 use crate::cli::{OnAbandoned, Run};
-use crate::exit_code::ExitCode;
+use crate::exit_code::{self, ExitCode};
 use crate::late_keeper::LateKeeper;
 use crate::output::{in_one_line, printable, say, say_unless_full};
 use crate::paste::argument;
+use crate::placement::Placement;
 use crate::program::Program;
 use crate::stat::{Stat, are_processes_shown};
 use crate::supervise::{LossNotice, LossPolicy, Signals, Started, start, supervise};
@@ -218,14 +217,10 @@ fn give_up(path: &Path, args: &Run, error: AcquireError) -> anyhow::Result<ExitC
     let noted = noted(path, name, holder);
     let error = advised(path, error);
     let whole = format!("{}{noted}", in_one_line(&error));
-    let error = error.context(whole);
-    match args.conflict_exit_code {
-        Some(code) => {
-            say(format_args!("{}", in_one_line(&error)));
-            Ok(ExitCode::Conflict(code))
-        }
-        None => Err(error),
-    }
+    // Its time is over: it does not wait for a reader, either.
+    say_unless_full(format_args!("{whole}"));
+    let conflict = args.conflict_exit_code.map(ExitCode::Conflict);
+    Ok(conflict.unwrap_or_else(|| exit_code::of_error(&error)))
 }
 
 /// What is noted of a holder's grant, to be put behind the holder: every job's process is a
@@ -293,21 +288,14 @@ fn hold(
         on_lost: args.on_lost,
         kill_after: args.kill_after,
     };
-    let ended = supervise(started, &guard, policy, keeper)?;
+    let placement = Placement::new(path, &args.name, witness);
+    let ended = supervise(started, &guard, policy, keeper, placement)?;
     if ended.lost {
         return Ok(ExitCode::Lost);
     }
     if let Err(error) = guard.release() {
         say(format_args!("{error}"));
         return Ok(ExitCode::Lost);
-    }
-    if witness.is_some_and(|witness| !is_in_place(path, witness)) {
-        say(format_args!(
-            "{}: the table was removed or replaced while the command ran: \
-             whoever has opened the path since was not kept from \"{}\"",
-            path.display(),
-            printable(&args.name)
-        ));
     }
     Ok(ExitCode::Command(ended.code))
 }
@@ -358,16 +346,6 @@ fn note(args: &Run) -> Option<Cow<'_, str>> {
         name.to_mut().truncate(end);
     }
     Some(name)
-}
-
-/// Whether the path still leads to the open table.
-fn is_in_place(path: &Path, table: impl AsFd) -> bool {
-    match (lstat(path), fstat(table)) {
-        (Ok(there), Ok(open)) => (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino),
-        (Err(Errno::ENOENT), _) => false,
-        // Not to be told from here.
-        _ => true,
-    }
 }
 
 /// The grant was gone before the command was started.
