@@ -407,8 +407,8 @@ fn claim_record(view: &View, fd: BorrowedFd<'_>) -> Result<u32, OpenError> {
     if let Some(index) = claim().map_err(io("locking a session's byte"))? {
         return Ok(index);
     }
-    // Every record has been used. Who collects has the bytes of the dead for a moment each:
-    // another that came to collect might find the table full.
+    // Every record has been used, or another bars it just now. Who collects has the bytes of the dead
+    // for a moment each: another that came to collect might find the table full.
     let turn = wait_for_turn(fd).map_err(io("locking the session records"))?;
     // Others come and go all the while, into the records that were just looked at: once more, then.
     let look = || match claim()? {

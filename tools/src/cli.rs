@@ -32,10 +32,10 @@ Examples:
 
 The command runs without a shell, with this terminal and stdin, and gets every signal
 that is sent to caslock: twice, if that is sent to all of a process group or service
-(under systemd, set KillMode=mixed; for timeout(1), --foreground). If caslock is killed, even by SIGKILL, the command
-is killed too (a command that changes its user on exec, like sudo, is out of reach);
-what it has started in turn goes on, so that a script does best to exec the program
-that it ends in.
+(under systemd, set KillMode=mixed; for timeout(1), --foreground). If caslock is
+killed, even by SIGKILL, the command is killed too (a command that changes its user on
+exec, like sudo, is out of reach); what it has started in turn goes on, so that a
+script does best to exec the program that it ends in.
 
 What proves that the job lives is a descriptor of the table, which the command inherits. It
 is open for reading alone: a command that goes on as another user can read names and notes
