@@ -358,6 +358,11 @@ fn where_root_would_be_refused_nobody_is_sent_to_it() {
         assert_eq!(ours.code(), 1, "{ours:?}");
         let remedy = format!("setpriv --reuid {NOBODY} ");
         assert!(line(&ours, "table").contains(&remedy), "{ours:?}");
+        for verb in [&["ls"][..], &["show", "job"], &["sessions"]] {
+            let refused = sandbox.run(&[&args[..2], verb].concat());
+            assert_eq!(refused.code(), 77, "{refused:?}");
+            assert!(refused.stderr.contains(&remedy), "{refused:?}");
+        }
     }
 }
 

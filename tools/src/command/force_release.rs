@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::path::Path;
 
-use caslock::{FencingToken, Forced, Inspector, Liveness, SlotInfo, SlotState, human};
+use caslock::{FencingToken, Forced, Liveness, SlotInfo, SlotState, human};
 
+use super::inspector;
 use crate::advice::advised;
 use crate::cli::ForceRelease;
 use crate::exit_code::{ExitCode, Refusal};
 use crate::output::{Out, printable};
 
 pub(crate) fn force_release(path: &Path, args: &ForceRelease) -> anyhow::Result<ExitCode> {
-    let inspector = Inspector::open(path)?;
+    let inspector = inspector(path)?;
     let token = FencingToken::from(args.token);
     // Any other grant than the one that was named is the library's to refuse: it compares
     // in the same step that releases, so nothing can slip in between.

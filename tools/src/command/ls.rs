@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::path::Path;
 
-use caslock::{Inspector, SlotInfo, human};
+use caslock::{SlotInfo, human};
 
+use super::inspector;
 use crate::cli::Ls;
 use crate::exit_code::ExitCode;
 use crate::output::{Align, Cell, Columns, Out, Paint, SlotJson, shown};
 
 pub(crate) fn ls(path: &Path, args: &Ls) -> anyhow::Result<ExitCode> {
-    let slots = Inspector::open(path)?.snapshot()?.slots;
+    let slots = inspector(path)?.snapshot()?.slots;
     let mut out = Out::stdout();
     if args.json {
         out.json(&slots.iter().map(SlotJson::from).collect::<Vec<_>>())?;

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use caslock::OpenError;
+use caslock::{Inspector, OpenError};
 
 use crate::advice::advised;
 use crate::cli::{Cli, Verb};
@@ -35,6 +35,11 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Doctor(_) => doctor::doctor(&table_path::to_read(table)?),
     }
+}
+
+/// Opens the table for reading.
+fn inspector(path: &Path) -> anyhow::Result<Inspector> {
+    Inspector::open(path).map_err(|error| advised(path, error))
 }
 
 /// Why a table could not be opened or created. Where the directory that it was to be in is missing,

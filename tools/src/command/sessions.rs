@@ -7,13 +7,14 @@ use std::path::Path;
 use caslock::{Inspector, Liveness, SessionInfo, human};
 use serde::Serialize;
 
+use super::inspector;
 use crate::cli::Sessions;
 use crate::exit_code::ExitCode;
 use crate::output::{Align, Cell, Columns, Out, Paint, millis, shown};
 use crate::processes;
 
 pub(crate) fn sessions(path: &Path, args: &Sessions) -> anyhow::Result<ExitCode> {
-    let sessions = Inspector::open(path)?.snapshot()?.sessions;
+    let sessions = inspector(path)?.snapshot()?.sessions;
     let mut out = Out::stdout();
     if args.json {
         out.json(&sessions.iter().map(SessionJson::from).collect::<Vec<_>>())?;

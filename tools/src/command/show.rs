@@ -5,6 +5,7 @@ use std::path::Path;
 
 use caslock::{Holder, Inspector, Liveness, Reclaim, SlotInfo, SlotState, human};
 
+use super::inspector;
 use crate::cli::Show;
 use crate::exit_code::{ExitCode, Refusal};
 use crate::output::{Out, Paint, SlotJson, printable};
@@ -13,7 +14,7 @@ use crate::processes;
 use crate::table_path;
 
 pub(crate) fn show(path: &Path, args: &Show) -> anyhow::Result<ExitCode> {
-    let inspector = Inspector::open(path)?;
+    let inspector = inspector(path)?;
     let Some(slot) = inspector.slot(&args.name)? else {
         let message = format!(
             "{}: no lock named \"{}\"; `caslock {}ls` lists them",
