@@ -64,11 +64,7 @@ pub(crate) const fn witness_byte(session: u32, incarnation: u64) -> u64 {
 ///
 /// When the kernel refuses for another reason; nothing is locked then.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
-    match fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, byte, 1))) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    try_lock_as(fd, libc::F_WRLCK, byte)
 }
 
 /// Locks the byte for reading, likewise: nobody can have it to itself meanwhile, but by
@@ -78,10 +74,14 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
 ///
 /// As for [`try_lock`].
 pub(crate) fn try_lock_for_reading(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
-    match lock_for_reading(fd, byte) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
+    try_lock_as(fd, libc::F_RDLCK, byte)
+}
+
+fn try_lock_as(fd: BorrowedFd<'_>, kind: libc::c_int, byte: u64) -> io::Result<bool> {
+    match fcntl(fd, FcntlArg::F_OFD_SETLK(&range(kind, byte, 1))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use common::{CASLOCK, Outcome, Running, Sandbox, Stat, skip, until};
+use common::{CASLOCK, Outcome, Process, Running, Sandbox, Stat, skip, until};
 
 /// The line that reports on this, which begins with its verdict.
 fn line<'a>(outcome: &'a Outcome, on: &str) -> &'a str {
@@ -87,20 +87,29 @@ fn a_hung_holder_fails_where_it_is_waited_for_for_ever() {
     }
 }
 
+/// A holder of "job" whose clock is so many seconds ahead, and its wrapper; `None`, which it says,
+/// where there can be none.
+fn hold_with_clock(sandbox: &Sandbox, ahead: &str) -> Option<(Process, Pid)> {
+    let mut command = sandbox.command("unshare");
+    command.args(["--time", "--monotonic", ahead, "--fork", "--kill-child"]);
+    command.args([CASLOCK, "run", "job", "--", "sh", "-c"]);
+    command.arg("echo $PPID; exec sleep 1000");
+    let mut holder = sandbox.start(command);
+    let Some(wrapper) = holder.next_line() else {
+        skip("time namespaces take CAP_SYS_ADMIN");
+        return None;
+    };
+    Some((holder, Pid::from_raw(wrapper.parse().expect("its PID"))))
+}
+
 /// By the date of its last heartbeat it was hung, and to be killed.
 #[test]
 fn a_holder_with_another_clock_is_not_taken_for_hung() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--reclaim", "on-death", "test.table"]);
-    let mut command = sandbox.command("unshare");
-    command.args(["--time", "--monotonic", "-15", "--fork", "--kill-child"]);
-    command.args([CASLOCK, "run", "job", "--", "sh", "-c"]);
-    command.arg("echo runs; exec sleep 1000");
-    let mut holder = sandbox.start(command);
-    if holder.next_line().is_none() {
-        skip("time namespaces take CAP_SYS_ADMIN");
+    let Some(_holder) = hold_with_clock(&sandbox, "-15") else {
         return;
-    }
+    };
     assert_eq!(sandbox.slot("job")["holder"]["liveness"], "late");
     let outcome = sandbox.run(&["doctor"]);
     assert_eq!(outcome.code(), 0, "{outcome:?}");
@@ -113,19 +122,12 @@ fn a_holder_with_another_clock_is_not_taken_for_hung() {
 fn a_holder_whose_clock_is_ahead_is_found_hung_where_it_hangs() {
     let sandbox = Sandbox::new();
     sandbox.ok(&["create", "--reclaim", "on-death", "test.table"]);
-    let mut command = sandbox.command("unshare");
-    command.args(["--time", "--monotonic", "1000000", "--fork", "--kill-child"]);
-    command.args([CASLOCK, "run", "job", "--", "sh", "-c"]);
-    command.arg("echo $PPID; exec sleep 1000");
-    let mut holder = sandbox.start(command);
-    let Some(wrapper) = holder.next_line() else {
-        skip("time namespaces take CAP_SYS_ADMIN");
+    let Some((_holder, wrapper)) = hold_with_clock(&sandbox, "1000000") else {
         return;
     };
     let well = sandbox.run(&["doctor"]);
     assert_eq!(well.code(), 0, "{well:?}");
     assert!(line(&well, "clocks").starts_with("warn "), "{well:?}");
-    let wrapper = Pid::from_raw(wrapper.parse().expect("its PID"));
     kill(wrapper, Signal::SIGSTOP).expect("it is there");
     let hung = sandbox.run(&["doctor"]);
     assert_eq!(hung.code(), 1, "{hung:?}");

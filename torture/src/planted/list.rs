@@ -49,8 +49,8 @@ pub const BUGS: &[Bug] = &[
         edits: &[
             Edit {
                 file: "src/os/byte_lock.rs",
-                right: "match fcntl(fd, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, byte, 1)))",
-                wrong: "match fcntl(fd, FcntlArg::F_SETLK(&range(libc::F_WRLCK, byte, 1)))",
+                right: "match fcntl(fd, FcntlArg::F_OFD_SETLK(&range(kind, byte, 1)))",
+                wrong: "match fcntl(fd, FcntlArg::F_SETLK(&range(kind, byte, 1)))",
             },
             Edit {
                 file: "src/os/byte_lock.rs",
