@@ -472,6 +472,7 @@ mod tests {
         table.before_barring.set(|table| table.open(0));
         assert_eq!(table.claim(), Some(3));
         assert_eq!(*table.taken.borrow(), [3], "it would look alive");
+        assert_ne!(table.bytes()[0], Has::Barred, "nobody could collect it");
     }
 
     /// Its byte was taken, and given back: who was stopped in between made it look alive.
